@@ -1,0 +1,35 @@
+"""Customers: whoever is metered or pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from tallystick.ledger.wallets import CreditPolicy
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """One customer. ``payer_id`` is who pays for it: another customer, or itself."""
+
+    id: UUID
+    key: str
+    name: str | None
+    email: str | None
+    parent: str | None  # keys, not ids: this is how people name them
+    payer: str | None
+    credit_policy: CreditPolicy
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewCustomer:
+    """What is asked for when a customer is created; ``parent`` and ``payer`` are keys of existing customers."""
+
+    key: str
+    name: str | None = None
+    email: str | None = None
+    parent: str | None = None
+    payer: str | None = None
+    credit_policy: CreditPolicy = "postpaid"
+

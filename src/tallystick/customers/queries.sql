@@ -1,0 +1,43 @@
+-- name: insert!
+insert into customers (id, key, name, email, parent_id, payer_id, credit_policy, created_at)
+values (:id, :key, :name, :email, :parent_id, :payer_id, :credit_policy, :now)
+on conflict do nothing
+
+-- name: ensure!
+insert into customers (id, key, credit_policy, created_at)
+select id, key, :credit_policy, :now
+from unnest(:ids::uuid[], :keys::text[]) as new (id, key)
+order by key
+on conflict (key) do nothing
+
+-- name: open!
+insert into customers (id, key, credit_policy, created_at)
+select id, key, policy, :now
+from unnest(:ids::uuid[], :keys::text[], :policies::text[]) as new (id, key, policy)
+order by key
+on conflict (key) do nothing
+
+-- name: identify
+select c.key, c.id, coalesce(p.id, c.id), coalesce(p.credit_policy, c.credit_policy)
+from customers as c
+left join customers as p on p.id = c.payer_id
+where c.key = any (:keys::text[])
+
+-- name: by_key
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+from customers as c
+left join customers as parent on parent.id = c.parent_id
+left join customers as payer on payer.id = c.payer_id
+where c.key = :key
+
+-- name: page
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+from customers as c
+left join customers as parent on parent.id = c.parent_id
+left join customers as payer on payer.id = c.payer_id
+where c.key > :after
+order by c.key
+limit :limit
+
+-- name: email_taken
+select true from customers where lower(email) = lower(:email)

@@ -1,0 +1,126 @@
+"""Creating and finding customers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+from email_validator import EmailNotValidError, validate_email
+from psycopg import AsyncConnection
+
+from tallystick.customers.model import Customer, NewCustomer
+from tallystick.database.queries import Queries
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
+from tallystick.kernel.ids import new_id
+from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.text import check_key, check_text
+from tallystick.ledger.wallets import CreditPolicy, Payer
+
+_SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+
+class Customers:
+    """Whoever is metered or pays. Works in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def create(self, conn: AsyncConnection, new: NewCustomer) -> Customer:
+        """Creates a customer.
+
+        Raises ``InvalidInput`` for a field that breaks its rule or names an unknown parent or payer, ``Conflict`` if the key or
+        the e-mail is taken.
+        """
+        check_key(new.key, "key")
+        if new.name is not None:
+            check_text(new.name, "name")
+        if new.email is not None:
+            _check_email(new.email)
+        now = self._clock.now()
+        cursor = await conn.execute(
+            _SQL.insert,
+            {
+                "id": new_id(now),
+                "key": new.key,
+                "name": new.name,
+                "email": new.email,
+                "parent_id": await self._id_of(conn, new.parent, "parent"),
+                "payer_id": await self._id_of(conn, new.payer, "payer"),
+                "credit_policy": new.credit_policy,
+                "now": now,
+            },
+        )
+        if cursor.rowcount == 0:
+            raise await self._collision(conn, new)
+        return await self.get(conn, new.key)
+
+    async def get(self, conn: AsyncConnection, key: str) -> Customer:
+        """The customer with this key. Raises ``NotFound``."""
+        check_key(key, "key")
+        cursor = await conn.execute(_SQL.by_key, {"key": key})
+        if (row := await cursor.fetchone()) is None:
+            raise NotFound(f"there is no customer {key!r}", field="key")
+        return Customer(*row)
+
+    async def page(self, conn: AsyncConnection, cursor: str | None, limit: int) -> Page[Customer]:
+        """Customers in the order of their keys."""
+        (after,) = read_cursor(cursor, 1) or ("",)
+        rows = await (await conn.execute(_SQL.page, {"after": after, "limit": limit + 1})).fetchall()
+        customers = [Customer(*row) for row in rows[:limit]]
+        return Page(customers, next_cursor(customers[-1].key) if len(rows) > limit else None)
+
+    async def ensure(self, conn: AsyncConnection, keys: Iterable[str], credit_policy: CreditPolicy) -> dict[str, tuple[UUID, Payer]]:
+        """Ids and payers of these keys; customers that do not exist yet are created, with the given policy."""
+        wanted = sorted(set(keys))
+        found = await self.find(conn, wanted)
+        if missing := [key for key in wanted if key not in found]:
+            now = self._clock.now()
+            ids = [new_id(now) for _ in missing]
+            await conn.execute(_SQL.ensure, {"ids": ids, "keys": missing, "credit_policy": credit_policy, "now": now})
+            found |= await self.find(conn, missing)
+        return found
+
+    async def open(self, conn: AsyncConnection, new: list[tuple[UUID, str, CreditPolicy]]) -> dict[UUID, Payer]:
+        """Creates customers under given ids, keys and policies; the answer lacks those whose key belongs to another id.
+
+        Repeating it answers the same. Keys must have been checked.
+        """
+        if not new:
+            return {}
+        parameters = {
+            "ids": [customer_id for customer_id, _, _ in new],
+            "keys": [key for _, key, _ in new],
+            "policies": [policy for _, _, policy in new],
+            "now": self._clock.now(),
+        }
+        await conn.execute(_SQL.open, parameters)
+        stand = {payer.id for _, payer in (await self.find(conn, parameters["keys"])).values()}
+        return {customer_id: Payer(customer_id, policy) for customer_id, _, policy in new if customer_id in stand}
+
+    async def find(self, conn: AsyncConnection, keys: list[str]) -> dict[str, tuple[UUID, Payer]]:
+        """Ids and payers of those keys that exist."""
+        cursor = await conn.execute(_SQL.identify, {"keys": keys})
+        return {key: (customer_id, Payer(payer_id, policy)) for key, customer_id, payer_id, policy in await cursor.fetchall()}
+
+    async def _id_of(self, conn: AsyncConnection, key: str | None, field: str) -> UUID | None:
+        if key is None:
+            return None
+        check_key(key, field)
+        if found := await self.find(conn, [key]):
+            return found[key][0]
+        raise InvalidInput(f"{field} names no customer: {key!r}", field=field)
+
+    async def _collision(self, conn: AsyncConnection, new: NewCustomer) -> Conflict:
+        if new.email and await (await conn.execute(_SQL.email_taken, {"email": new.email})).fetchone():
+            return Conflict("email is already used by another customer", field="email")
+        return Conflict(f"there is a customer {new.key!r} already", field="key")
+
+
+def _check_email(email: str) -> None:
+    check_key(email, "email")
+    try:
+        validate_email(email, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise InvalidInput(f"email must be an e-mail address: {error}", field="email") from None

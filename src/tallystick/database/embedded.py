@@ -1,0 +1,236 @@
+"""A private PostgreSQL server that starts and ends with the service, on nothing but a data folder.
+
+    with EmbeddedPostgres.start(Path("data")) as server:
+        pool = await open_pool(server.url, size=10)
+
+What lies where, who owns it, and what happens when something is killed: see this folder's README.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+import psycopg
+import structlog
+from psycopg import pq
+
+from tallystick.database.binaries import EmbeddedPostgresFailed
+from tallystick.database.cluster import ENDINGS, PORT, ROLE, Cluster, last_line
+from tallystick.kernel.errors import TallyError
+
+DATABASE = "tally"
+DEFAULT_SERVER_USER = "nobody"
+START_TIMEOUT_SECONDS = 600.0  # recovery after a crash may have to read 4 GiB of log
+POLL_SECONDS = 0.01
+REPORT_SECONDS = 1.0
+# A server that dies is started again; one that dies this often without standing for so long is given up.
+RESTART_LIMIT = 5
+RESTART_PAUSE_SECONDS = 0.5
+STABLE_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class DataFolderInUse(TallyError):
+    """Another service works on this data folder."""
+
+    code = "data_folder_in_use"
+    status = 409
+
+
+class EmbeddedPostgres:
+    """A running private server. ``url`` connects psycopg and psql alike; ``stop`` ends it and frees the data folder."""
+
+    def __init__(self, data_dir: Path, cluster: Cluster, lock: DataFolderLock) -> None:
+        """Use ``start``."""
+        self.data_dir = data_dir
+        self.url = _url(cluster.socket_folder)
+        self._cluster = cluster
+        self._lock = lock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._spawned: Future[None] = Future()
+        self._mutex = threading.Lock()
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="postgres-keeper", daemon=True)
+
+    @classmethod
+    def start(
+        cls,
+        data_dir: Path,
+        *,
+        server_user: str = DEFAULT_SERVER_USER,
+        binaries: Path | None = None,
+        timeout_seconds: float = START_TIMEOUT_SECONDS,
+        report: Callable[[str], None] | None = None,
+    ) -> EmbeddedPostgres:
+        """Starts the server of ``data_dir`` (made if missing) and returns when it accepts connections.
+
+        ``server_user`` is whom root runs a new server as; others run it as themselves. ``binaries`` is a folder with other
+        programs of PostgreSQL than the wheel's. ``report`` is told, in a few words about once a second, what is being waited for.
+
+        Raises ``DataFolderInUse`` if another service has the folder, ``EmbeddedPostgresFailed`` if there is no way to start.
+        """
+        tell = report or (lambda state: log.info("database.starting", state=state))
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data_dir = data_dir.resolve()
+            with contextlib.ExitStack() as undo:
+                lock = DataFolderLock(data_dir)
+                undo.callback(lock.release)
+                _url_file(data_dir).unlink(missing_ok=True)
+                cluster = Cluster.prepare(data_dir / "postgres", server_user, binaries, tell)
+                undo.callback(cluster.close)
+                server = cls(data_dir, cluster, lock)
+                undo.callback(server._end)
+                server._begin(timeout_seconds, tell)
+                undo.pop_all()
+            return server
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EmbeddedPostgresFailed(f"the embedded PostgreSQL in {data_dir} cannot be started: {error}.") from error
+
+    def stop(self) -> None:
+        """Ends the server in good order, or after a minute less gently, and frees the data folder. Safe to call twice."""
+        if self._stopping.is_set():
+            return
+        _url_file(self.data_dir).unlink(missing_ok=True)
+        self._end()
+        self._cluster.close()
+        self._lock.release()
+
+    def __enter__(self) -> EmbeddedPostgres:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _begin(self, timeout_seconds: float, tell: Callable[[str], None]) -> None:
+        self._keeper.start()
+        self._spawned.result()
+        self._wait_until_ready(timeout_seconds, tell)
+        _ensure_database(self._cluster.socket_folder)
+        self._ready.set()
+        _write_secret(_url_file(self.data_dir), self.url)
+
+    def _wait_until_ready(self, timeout_seconds: float, tell: Callable[[str], None]) -> None:
+        began = time.monotonic()
+        told = 0.0
+        maintenance = _url(self._cluster.socket_folder, "postgres").encode()
+        while pq.PGconn.ping(maintenance) != pq.Ping.OK:
+            waited = time.monotonic() - began
+            if not self._keeper.is_alive():
+                raise EmbeddedPostgresFailed(f"the embedded PostgreSQL ended at once ({self._last_words()}).")
+            if waited > timeout_seconds:
+                raise EmbeddedPostgresFailed(
+                    f"the embedded PostgreSQL in {self.data_dir} is not ready after {timeout_seconds:.0f} s "
+                    f"({self._last_words()})."
+                )
+            if waited - told >= REPORT_SECONDS:
+                told = waited
+                tell(f"the database is starting or recovering, {waited:.0f} s so far")
+            self._keeper.join(POLL_SECONDS)
+
+    def _last_words(self) -> str:
+        words = last_line(self._cluster.start_log.read_text(encoding="utf-8", errors="replace"))
+        return f"{words}; its log is in {self._cluster.home / 'log'}"
+
+    def _keep(self) -> None:
+        """The keeper thread: owns the server process, and starts a new one when it dies before its time.
+
+        The kernel ends the server with the thread that started it; a thread of a worker pool may end long before we do.
+        """
+        deaths = 0
+        while True:
+            began = time.monotonic()
+            try:
+                with self._mutex:
+                    if self._stopping.is_set():
+                        return
+                    self._process = self._cluster.spawn()
+            except OSError as error:
+                self._spawned.set_exception(error)
+                return
+            if not self._spawned.done():
+                self._spawned.set_result(None)
+            code = self._process.wait()
+            if self._stopping.is_set() or not self._ready.is_set():
+                return
+            deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
+            log.error("database.server_died", code=code, deaths=deaths)
+            if deaths > RESTART_LIMIT or self._stopping.wait(RESTART_PAUSE_SECONDS):
+                return
+            self._cluster.end_leftovers()
+
+    def _end(self) -> None:
+        self._stopping.set()
+        with self._mutex:
+            process = self._process
+        for number, patience_seconds in ENDINGS:
+            if process is None or not self._keeper.is_alive():
+                return
+            process.send_signal(number)
+            self._keeper.join(patience_seconds)
+
+
+def attach(data_dir: Path) -> str | None:
+    """The URL of the server that a running service has started in ``data_dir``; None if there is none that answers."""
+    try:
+        url = _url_file(data_dir).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return url if pq.PGconn.ping(url.encode()) == pq.Ping.OK else None
+
+
+class DataFolderLock:
+    """Makes one service the only one on a data folder until it ends, in whatever way."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Takes the lock. Raises ``DataFolderInUse`` with the holder's process id."""
+        # Not inherited (Python's default), so that nothing that we start holds it when we are gone.
+        self._fd = os.open(data_dir / "tally.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise DataFolderInUse(
+                f"the data folder {data_dir} is in use by another Tallystick service (process {holder}).", field="data_dir"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def _url_file(data_dir: Path) -> Path:
+    return data_dir / "database-url"
+
+
+def _url(socket_folder: str, database: str = DATABASE) -> str:
+    return f"postgresql://{ROLE}@/{database}?host={quote(socket_folder, safe='')}&port={PORT}"
+
+
+def _ensure_database(socket_folder: str) -> None:
+    with psycopg.connect(_url(socket_folder, "postgres"), autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, all at once."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    unfinished.rename(path)

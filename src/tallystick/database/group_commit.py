@@ -1,0 +1,147 @@
+"""Group commit: many small requests share one transaction, so that each need not wait for a disk of its own.
+
+Requests queue while a transaction is under way; the next one takes all of them, up to a limit. The queue is bounded: when it is full a
+request is refused at once and may be sent again. A group that fails is run again one by one, so a bad request harms only itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import psycopg
+import structlog
+
+from tallystick.kernel.errors import Overloaded, Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+MAX_ATTEMPTS = 6
+"""How often a transaction that lost a race, or its connection, is run. Whoever runs under this must be repeatable."""
+
+FIRST_PAUSE_SECONDS = 0.05
+
+_LOST_RACE = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_LOST_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError)
+
+_log = structlog.get_logger()
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """Runs ``execute`` on groups of submitted items. It opens a transaction, answers for each item in order, and commits."""
+
+    def __init__(
+        self,
+        name: str,
+        execute: Callable[[list[Item]], Awaitable[list[Answer]]],
+        *,
+        lanes: int,
+        max_group_weight: int,
+        max_queued_weight: int,
+    ) -> None:
+        self._name = name
+        self._execute = execute
+        self._lanes = lanes
+        self._max_group_weight = max_group_weight
+        self._max_queued_weight = max_queued_weight
+        self._queue: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
+        self._queued_weight = 0
+        self._arrived = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    @property
+    def queued_weight(self) -> int:
+        """How much waits."""
+        return self._queued_weight
+
+    async def start(self) -> None:
+        """Starts the lanes."""
+        self._tasks = [asyncio.create_task(self._lane(), name=f"{self._name}-{lane}") for lane in range(self._lanes)]
+
+    async def stop(self) -> None:
+        """Refuses new items, finishes those that wait, and ends."""
+        self._stopping = True
+        self._arrived.set()
+        await asyncio.gather(*self._tasks)
+
+    async def submit(self, item: Item, weight: int = 1) -> Answer:
+        """The answer for ``item`` once its transaction has committed.
+
+        Raises ``Overloaded`` if the queue is full, ``Unavailable`` while stopping or without a database, and what ``execute`` raises
+        for this item alone.
+        """
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if self._queue and self._queued_weight + weight > self._max_queued_weight:
+            raise Overloaded(f"the {self._name} queue is full")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, weight, future))
+        self._queued_weight += weight
+        self._arrived.set()
+        return await future
+
+    async def _lane(self) -> None:
+        while True:
+            await self._arrived.wait()
+            group = self._take()
+            if not group:
+                if self._stopping:
+                    return
+                self._arrived.clear()
+                continue
+            await self._run(group)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        group: list[tuple[Item, asyncio.Future[Answer]]] = []
+        taken = 0
+        while self._queue and (not group or taken + self._queue[0][1] <= self._max_group_weight):
+            item, weight, future = self._queue.popleft()
+            self._queued_weight -= weight
+            if not future.cancelled():
+                taken += weight
+                group.append((item, future))
+        return group
+
+    async def _run(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._attempt([item for item, _ in group])
+        except Exception as error:
+            if len(group) == 1:
+                _resolve(group[0][1], error)
+            else:
+                _log.warning(f"{self._name}.group_split", items=len(group), error=type(error).__name__)
+                for member in group:
+                    await self._run([member])
+            return
+        for (_, future), answer in zip(group, answers, strict=True):
+            _resolve(future, answer)
+
+    async def _attempt(self, items: list[Item]) -> list[Answer]:
+        pause_seconds = FIRST_PAUSE_SECONDS
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await self._execute(items)
+            except _LOST_RACE as error:
+                _log.info(f"{self._name}.lost_race", attempt=attempt, error=type(error).__name__)
+                if attempt == MAX_ATTEMPTS:
+                    raise
+            except _LOST_CONNECTION as error:
+                _log.warning(f"{self._name}.lost_connection", attempt=attempt, error=type(error).__name__)
+                if attempt == MAX_ATTEMPTS:
+                    raise Unavailable("the database cannot be reached") from error
+                await asyncio.sleep(pause_seconds)
+                pause_seconds *= 2
+        raise AssertionError("every attempt returns or raises")
+
+
+def _resolve(future: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
+    if future.cancelled():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

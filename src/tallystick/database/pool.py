@@ -1,0 +1,127 @@
+"""Connections to PostgreSQL.
+
+A connection from the pool is in autocommit mode, so a single statement is a transaction of its own; several belong together
+in ``async with connection.transaction()``, opened at the edge (request, job, command) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from typing import TypeAlias
+
+import psycopg
+from psycopg import conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from tallystick.kernel.errors import TallyError, Unavailable
+
+Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
+Pool: TypeAlias = AsyncConnectionPool[Connection]
+
+OLDEST_SERVER_VERSION = 150000  # as libpq counts: 15.0
+CONNECT_TIMEOUT_SECONDS = 10
+SERVER_WAIT_SECONDS = 30.0
+SERVER_POLL_SECONDS = 0.1
+# How long, and in what number, callers queue for a connection before they get PoolTimeout or TooManyRequests.
+CHECKOUT_TIMEOUT_SECONDS = 10.0
+MAX_WAITING = 1000
+# The few statements of the hot path come again at once; 3 lets one-off statements go by unprepared.
+PREPARE_THRESHOLD = 3
+PREPARED_MAX = 200
+
+_SHOWN_PARTS = ("host", "hostaddr", "port", "dbname", "user")
+
+
+class ServerTooOld(TallyError):
+    """The database server lacks what the schema needs."""
+
+    code = "server_too_old"
+    status = 503
+
+
+async def open_pool(url: str, *, size: int) -> Pool:
+    """A pool of exactly ``size`` connections, all of them open, with the session's time zone set to UTC.
+
+    The size is fixed because a pool that grows on demand makes the first caller of every burst wait. Raises ``Unavailable``
+    if the server does not answer now, ``ServerTooOld`` if it is older than PostgreSQL 15.
+    """
+    await wait_for_server(url, timeout_seconds=0)
+    pool: Pool = AsyncConnectionPool(
+        url,
+        kwargs={
+            "autocommit": True,
+            "application_name": "tallystick",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "prepare_threshold": PREPARE_THRESHOLD,
+        },
+        min_size=size,
+        max_size=size,
+        open=False,
+        configure=_configure,
+        check=_check,
+        timeout=CHECKOUT_TIMEOUT_SECONDS,
+        max_waiting=MAX_WAITING,
+        name="tallystick",
+    )
+    try:
+        await pool.open(wait=True, timeout=CONNECT_TIMEOUT_SECONDS)
+    except PoolTimeout as error:
+        await pool.close()
+        raise Unavailable(f"the database ({redact(url)}) does not accept {size} connections.") from error
+    return pool
+
+
+async def wait_for_server(url: str, *, timeout_seconds: float = SERVER_WAIT_SECONDS) -> None:
+    """Returns when the server accepts a connection; tries once at least.
+
+    Raises ``Unavailable`` after ``timeout_seconds``, ``ServerTooOld`` if the server is older than PostgreSQL 15.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS)
+            break
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"the database ({redact(url)}) cannot be reached: {_reason(error)}.") from None
+        except psycopg.ProgrammingError:  # its text would quote the URL
+            raise Unavailable("the database URL cannot be read: it must be postgresql://user:password@host/name.") from None
+        await asyncio.sleep(SERVER_POLL_SECONDS)
+    async with connection:
+        version = connection.info.server_version
+        if version < OLDEST_SERVER_VERSION:
+            raise ServerTooOld(f"the database ({redact(url)}) is PostgreSQL {version // 10000}; 15 or newer is needed.")
+
+
+def redact(url: str) -> str:
+    """Which database ``url`` means, in words fit for logs: host, port, name and user, never a password."""
+    try:
+        parts = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "unreadable database URL"
+    return conninfo.make_conninfo(**{name: parts[name] for name in _SHOWN_PARTS if parts.get(name)}) or "local default"
+
+
+async def _configure(connection: Connection) -> None:
+    connection.prepared_max = PREPARED_MAX
+    await connection.execute("SET TIME ZONE 'UTC'")
+
+
+async def _check(connection: Connection) -> None:
+    """Raises ``OperationalError`` if the server has ended this idle connection.
+
+    On an idle connection a server says hardly anything but farewell; so only one that has said something is tried out.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+def _reason(error: psycopg.OperationalError) -> str:
+    """The first line of libpq's message, which names the server and never the password."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,185 @@
+"""Reading what was measured and charged: charges one by one, usage totals, the history of a wallet's credits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from tallystick.database.queries import Queries
+from tallystick.kernel.errors import InvalidInput
+from tallystick.kernel.ids import NIL
+from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.ledger.wallets import AccountCode, account_id
+from tallystick.pricing.functions import parse_model, price_function
+
+_SQL = Queries(Path(__file__).with_name("charges.sql"))
+
+MAX_HISTORY = 100_000
+"""Points of one credits history; a narrower range shows older ones."""
+
+BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
+END = datetime(9999, 12, 30, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeId:
+    """A charge is named by its customer and its measurement."""
+
+    customer_id: UUID
+    measurement_id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.customer_id}.{self.measurement_id}"
+
+    @classmethod
+    def parse(cls, text: str, field: str = "charge") -> ChargeId:
+        """Reads what ``str`` wrote. Raises ``InvalidInput``."""
+        try:
+            customer, measurement = text.split(".")
+            return cls(UUID(customer), UUID(measurement))
+        except ValueError:
+            raise InvalidInput(f"{field} must be two UUIDs joined by a dot, as a list of charges shows them", field=field) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One measurement with what it cost: ``amount`` in microunits of ``asset``, both ``None`` while it waits for a price."""
+
+    id: ChargeId
+    at: datetime
+    recorded_at: datetime
+    meter: str
+    kind: str
+    resource: str
+    agent: str
+    value: Decimal
+    quantity: Decimal
+    remark: str | None
+    price_id: UUID | None
+    asset: str | None
+    amount: int | None
+    transfer_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A usage total and what it costs: ``F(quantity)`` in microunits of ``asset``; without a price, both are ``None``."""
+
+    period: date
+    meter: str
+    kind: str
+    name: str
+    unit: str
+    price_id: UUID | None
+    model: dict[str, object] | None
+    quantity: Decimal
+    measurements: int
+    asset: str | None
+    amount: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """Microcredits that were left after the charge for a measurement taken ``at``, and the friendly name of its meter."""
+
+    at: datetime
+    left: int
+    meter_name: str
+
+
+class Charges:
+    """Read only. Works on the caller's connection."""
+
+    async def page(
+        self,
+        conn: AsyncConnection,
+        customer_id: UUID,
+        cursor: str | None,
+        limit: int,
+        *,
+        since: datetime = BEGINNING,
+        until: datetime = END,
+    ) -> Page[Charge]:
+        """Charges of measurements taken in [``since``, ``until``), newest first."""
+        place = read_cursor(cursor, 2)
+        try:
+            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (END, NIL)
+        except ValueError:
+            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        rows = await (
+            await conn.execute(
+                _SQL.page,
+                {
+                    "customer_id": customer_id,
+                    "before_at": before_at,
+                    "before_id": before_id,
+                    "since": since,
+                    "until": until,
+                    "limit": limit + 1,
+                },
+            )
+        ).fetchall()
+        charges = [_charge(row) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(charges, next_cursor(charges[-1].at.isoformat(), str(charges[-1].id.measurement_id)) if more else None)
+
+    async def usage(self, conn: AsyncConnection, customer_id: UUID, first: date, last: date) -> list[Usage]:
+        """The usage totals of the periods that begin on the days ``first`` to ``last``, priced as they stand."""
+        parameters = {"customer_id": customer_id, "first": first, "last": last}
+        rows = await (await conn.execute(_SQL.usage, parameters)).fetchall()
+        return [_usage(*row) for row in rows]
+
+    async def history(
+        self, conn: AsyncConnection, customer_id: UUID, payer_id: UUID, ledger: int, since: datetime | None, until: datetime | None
+    ) -> list[HistoryPoint]:
+        """Credits left after each charge for a measurement taken in [``since``, ``until``], newest first."""
+        wallets = [account_id(payer_id, ledger, code) for code in (AccountCode.WALLET, AccountCode.ARREARS)]
+        parameters = {
+            "customer_id": customer_id,
+            "payer_id": payer_id,
+            "wallets": wallets,
+            "since": since or BEGINNING,
+            "until": until or END,
+            "limit": MAX_HISTORY,
+        }
+        rows = await (await conn.execute(_SQL.history, parameters)).fetchall()
+        return [HistoryPoint(at, int(left), name) for at, left, name in rows]
+
+    async def any(self, conn: AsyncConnection, customer_id: UUID) -> bool:
+        """Whether anything was ever charged for this customer's usage."""
+        return await (await conn.execute(_SQL.any_charge, {"customer_id": customer_id})).fetchone() is not None
+
+
+def _charge(row: tuple[object, ...]) -> Charge:
+    customer_id, measurement_id, *fields, amount, transfer_id = row
+    return Charge(
+        ChargeId(customer_id, measurement_id),  # type: ignore[arg-type]
+        *fields,  # type: ignore[arg-type]
+        int(amount) if amount is not None else None,  # type: ignore[call-overload]
+        transfer_id,  # type: ignore[arg-type]
+    )
+
+
+def _usage(
+    period: date,
+    meter: str,
+    kind: str,
+    name: str,
+    unit: str,
+    price_id: UUID,
+    asset: str | None,
+    quantum: Decimal,
+    model: dict[str, object] | None,
+    quantity: Decimal,
+    measurements: int,
+) -> Usage:
+    priced = price_id != NIL
+    amount = price_function(parse_model(model), quantum)(quantity) if priced else None
+    return Usage(
+        period, meter, kind, name, unit, price_id if priced else None, model, quantity, measurements, asset, amount
+    )

@@ -1,0 +1,162 @@
+"""What intake keeps in memory so that it need not ask the database about every measurement.
+
+A ``Directory`` is valid for one version of the catalogue. Streams in it never change; who enters with a newer version starts with
+an empty one. A stream is remembered only after the transaction that created it has committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from psycopg import AsyncConnection
+
+from tallystick.customers.service import Customers
+from tallystick.database.queries import Queries
+from tallystick.kernel.calendar import month_of
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import NIL, derived_id
+from tallystick.ledger.wallets import Payer
+from tallystick.metering.model import Measurement, Meter
+from tallystick.pricing.model import Price, PriceList
+from tallystick.pricing.service import Pricing
+
+_SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+MAX_STREAMS = 100_000
+"""Streams kept in memory; beyond that the directory starts again empty."""
+
+StreamKey = tuple[str, str, str, str, str, str]
+TotalKey = tuple[str, str, str, str, str]
+"""customer id, first day of the period, price id, meter, kind: all as text."""
+
+
+def stream_key(measurement: Measurement) -> StreamKey:
+    """What is the same for all measurements of one stream."""
+    return (
+        measurement.customer,
+        measurement.source,
+        measurement.meter,
+        measurement.kind,
+        measurement.resource,
+        measurement.agent,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of time in which a stream's usage goes to one total under one price (or waits for a price)."""
+
+    start: datetime
+    end: datetime
+    price: Price | None
+    total: TotalKey
+    waiting: TotalKey
+
+
+class Stream:
+    """Measurements of one customer, source, meter, kind, resource and agent: their ids, payer and meter."""
+
+    __slots__ = ("_window", "customer", "customer_id", "id", "kind", "meter", "payer", "resource")
+
+    def __init__(self, key: StreamKey, customer_id: UUID, payer: Payer, meter: Meter) -> None:
+        _, source, _, self.kind, self.resource, agent = key
+        self.customer_id = customer_id
+        self.customer = str(customer_id)
+        self.payer = payer
+        self.meter = meter
+        self.id = str(derived_id("series", source, meter.key, self.kind, self.resource, agent))
+        self._window: Window | None = None
+
+    def window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:
+        """The window in which ``at`` lies. The last one is kept: usage mostly comes in the order of time."""
+        window = self._window
+        if window is None or not window.start <= at < window.end:
+            window = self._window = self._find_window(at, prices, zone)
+        return window
+
+    def _find_window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:
+        month = month_of(at, zone)
+        found = prices.at(self.meter.key, self.kind, self.customer_id, at)
+        period = month.first_day.isoformat()
+        waiting = (self.customer, period, str(NIL), self.meter.key, self.kind)
+        return Window(
+            start=max(month.start, found.start) if found.start else month.start,
+            end=min(month.end, found.end) if found.end else month.end,
+            price=found.price,
+            total=(self.customer, period, str(found.price.id), self.meter.key, self.kind) if found.price else waiting,
+            waiting=waiting,
+        )
+
+
+@dataclass
+class Directory:
+    """Meters, prices and streams at one version of the catalogue."""
+
+    version: int
+    meters: dict[str, Meter]
+    prices: PriceList
+    streams: dict[StreamKey, Stream] = field(default_factory=dict)
+
+    def remember(self, streams: dict[StreamKey, Stream]) -> None:
+        """Keeps streams whose creation has been committed."""
+        if len(self.streams) + len(streams) > MAX_STREAMS:
+            self.streams.clear()
+        self.streams.update(streams)
+
+
+class Directories:
+    """Gives the directory that is valid in a transaction, and creates what a batch brings for the first time."""
+
+    def __init__(self, clock: Clock, pricing: Pricing, customers: Customers) -> None:
+        self._clock = clock
+        self._pricing = pricing
+        self._customers = customers
+        self._current = Directory(version=-1, meters={}, prices=PriceList([]))
+
+    async def enter(self, conn: AsyncConnection) -> Directory:
+        """The directory of the catalogue's version, which stays in force until this transaction ends."""
+        version = await self._pricing.enter(conn)
+        if version != self._current.version:
+            rows = await (await conn.execute(_SQL.meters)).fetchall()
+            meters = {row[0]: Meter(*row) for row in rows}
+            self._current = Directory(version, meters, await self._pricing.price_list(conn))
+        return self._current
+
+    async def create_meters(self, conn: AsyncConnection, directory: Directory, keys: Iterable[str]) -> dict[str, Meter]:
+        """The meters of these keys; unknown ones are created as sums of deltas, and are seen by others once this is committed."""
+        unknown = sorted({key for key in keys if key not in directory.meters})
+        if unknown:
+            await conn.execute(_SQL.ensure_meters, {"keys": unknown, "now": self._clock.now()})
+            rows = await (await conn.execute(_SQL.meters)).fetchall()
+            return {row[0]: Meter(*row) for row in rows}
+        return directory.meters
+
+    async def create_streams(
+        self, conn: AsyncConnection, meters: dict[str, Meter], keys: list[StreamKey]
+    ) -> dict[StreamKey, Stream]:
+        """Streams for these keys, with the customers, kinds and series that do not exist yet."""
+        now = self._clock.now()
+        customers = await self._customers.ensure(conn, (key[0] for key in keys), "postpaid")
+        kinds = sorted({(key[2], key[3]) for key in keys})
+        await conn.execute(
+            _SQL.ensure_kinds, {"meters": [meter for meter, _ in kinds], "keys": [kind for _, kind in kinds], "now": now}
+        )
+        streams = {key: Stream(key, *customers[key[0]], meters[key[2]]) for key in keys}
+        await conn.execute(
+            _SQL.ensure_series,
+            {
+                "customer_ids": [stream.customer_id for stream in streams.values()],
+                "ids": [stream.id for stream in streams.values()],
+                "sources": [key[1] for key in streams],
+                "meters": [key[2] for key in streams],
+                "kinds": [key[3] for key in streams],
+                "resources": [key[4] for key in streams],
+                "agents": [key[5] for key in streams],
+            },
+        )
+        return streams

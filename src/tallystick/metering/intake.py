@@ -1,0 +1,336 @@
+"""The one way in: identify, sift, quantify, total, price, store, post, in one transaction.
+
+Whatever was read from whatever source, ``record`` takes it through the same steps. When the transaction commits, every measurement is
+durable, counted and, if it has a price, charged; a measurement that was known by its id already changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+from psycopg import AsyncConnection
+
+from tallystick.database.queries import Queries, array
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.ids import derived_id, measurement_id
+from tallystick.kernel.money import EXACT
+from tallystick.ledger.wallets import Movement, Wallets
+from tallystick.metering.directory import Directories, Directory, Stream, StreamKey, TotalKey, Window, stream_key
+from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
+from tallystick.metering.quarantine import quarantine
+from tallystick.metering.quantify import State, fold_of, scope_of
+from tallystick.pricing.functions import Dynamic
+
+_SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+STRIPES = 64
+"""Customers are spread over this many locks for meters with a state."""
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """One measurement on its way through a batch."""
+
+    batch: int
+    id: str
+    measurement: Measurement
+    stream: Stream
+    window: Window
+    quantity: Decimal
+    remark: str | None = None
+    total: TotalKey | None = None  # the total it went to; None until then
+    after: Decimal | None = None
+    amount: int | None = None
+    movement: str | None = None
+
+
+class Recorded(msgspec.Struct):
+    """The receipts of a transaction, in the order of its batches, and what may be remembered once it has committed."""
+
+    receipts: list[Receipt]
+    directory: Directory
+    streams: dict[StreamKey, Stream]
+
+
+class Intake:
+    """Records batches. Works in the caller's transaction."""
+
+    def __init__(self, clock: Clock, zone: ZoneInfo, directories: Directories, wallets: Wallets) -> None:
+        self._clock = clock
+        self._zone = zone
+        self._directories = directories
+        self._wallets = wallets
+
+    async def record(self, conn: AsyncConnection, batches: list[Batch]) -> Recorded:
+        """Takes batches through all steps. Only a failure of the database raises."""
+        now = self._clock.now()
+        directory = await self._directories.enter(conn)
+        unreadable = [list(batch.unreadable) for batch in batches]
+        streams = await self._identify(conn, directory, batches, unreadable)
+        sent = self._entries(directory, streams, batches)
+        fresh = await self._sift(conn, sent)
+        await self._quantify(conn, fresh)
+        totals = await self._total(conn, fresh)
+        _price(totals)
+        movements = _movements(fresh)
+        await self._store(conn, fresh, now)
+        await self._wallets.charge(conn, movements)
+        for batch, pieces in zip(batches, unreadable, strict=True):
+            await quarantine(conn, batch.source, pieces, now)
+        return Recorded(_receipts(batches, unreadable, sent, fresh), directory, streams)
+
+    async def _identify(
+        self, conn: AsyncConnection, directory: Directory, batches: list[Batch], unreadable: list[list[Unreadable]]
+    ) -> dict[StreamKey, Stream]:
+        """Streams that the directory does not know yet, created; usage of a meter that may not be created becomes unreadable."""
+        known = directory.streams
+        missing = {
+            key: batch.creates_meters
+            for batch in batches
+            for measurement in batch.measurements
+            if (key := stream_key(measurement)) not in known
+        }
+        if not missing:
+            return {}
+        meters = await self._directories.create_meters(conn, directory, (key[2] for key, creates in missing.items() if creates))
+        for batch, pieces in zip(batches, unreadable, strict=True):
+            if not batch.creates_meters:
+                pieces.extend(
+                    _of_unknown_meter(measurement, index)
+                    for measurement, index in zip(batch.measurements, batch.indexes, strict=True)
+                    if measurement.meter not in meters
+                )
+        return await self._directories.create_streams(conn, meters, [key for key in missing if key[2] in meters])
+
+    def _entries(self, directory: Directory, new: dict[StreamKey, Stream], batches: list[Batch]) -> list[Entry]:
+        known, prices, zone = directory.streams, directory.prices, self._zone
+        entries = []
+        for number, batch in enumerate(batches):
+            for measurement in batch.measurements:
+                key = stream_key(measurement)
+                stream = known.get(key) or new.get(key)
+                if stream is not None:
+                    entries.append(
+                        Entry(
+                            number,
+                            f"{measurement_id(measurement.source, measurement.sender_id):032x}",
+                            measurement,
+                            stream,
+                            stream.window(measurement.at, prices, zone),
+                            measurement.value,
+                        )
+                    )
+        return entries
+
+    async def _sift(self, conn: AsyncConnection, sent: list[Entry]) -> list[Entry]:
+        """Those entries that are not known by id, neither from the store nor from earlier in these batches.
+
+        Meters with a state are folded over one batch at a time per customer, so their customers are locked first: an id that another
+        transaction is recording is then seen here. For other meters the primary key is the guard: the loser runs again.
+        """
+        first = {(entry.stream.customer, entry.id): entry for entry in reversed(sent)}
+        entries = list(first.values())
+        entries.reverse()
+        stripes = {entry.stream.customer_id.int % STRIPES for entry in entries if entry.stream.meter.has_state}
+        if stripes:
+            await conn.execute(_SQL.lock_stripe, {"stripes": sorted(stripes)})
+        if not entries:
+            return entries
+        cursor = await conn.execute(
+            _SQL.known,
+            {
+                "customer_ids": array(entry.stream.customer for entry in entries),
+                "ids": array(entry.id for entry in entries),
+            },
+        )
+        known = {place - 1 for (place,) in await cursor.fetchall()}
+        return [entry for place, entry in enumerate(entries) if place not in known] if known else entries
+
+    async def _quantify(self, conn: AsyncConnection, fresh: list[Entry]) -> None:
+        """Sets quantity and remark of entries whose meter has a state; for all others the quantity is the value."""
+        scoped = [
+            (entry.stream.customer, scope_of(entry.stream.meter, entry.stream.kind, entry.stream.resource, entry.window.waiting[1],
+                                             entry.measurement.value), entry)
+            for entry in fresh
+            if entry.stream.meter.has_state
+        ]
+        if not scoped:
+            return
+        scoped.sort(key=lambda item: (item[0], item[1], item[2].measurement.at))
+        states = await self._states(conn, {(customer, scope) for customer, scope, _ in scoped})
+        changed: dict[tuple[str, UUID], State] = {}
+        for place, items in groupby(scoped, key=lambda item: item[:2]):
+            before = state = states.get(place)
+            for _, _, entry in items:
+                step = fold_of(entry.stream.meter)(state, entry.measurement.value, entry.measurement.at)
+                entry.quantity, state, entry.remark = step
+            if state is not None and state != before:
+                changed[place] = state
+        await conn.execute(
+            _SQL.save_states,
+            {
+                "customer_ids": array(customer for customer, _ in changed),
+                "scopes": array(scope for _, scope in changed),
+                "values": array(state.value for state in changed.values()),
+                "ats": [state.at for state in changed.values()],
+            },
+        )
+
+    async def _states(self, conn: AsyncConnection, places: set[tuple[str, UUID]]) -> dict[tuple[str, UUID], State]:
+        cursor = await conn.execute(
+            _SQL.states,
+            {"customer_ids": array(customer for customer, _ in places), "scopes": array(scope for _, scope in places)},
+        )
+        return {(customer, scope): State(value, at) for customer, scope, value, at in await cursor.fetchall()}
+
+    async def _total(self, conn: AsyncConnection, fresh: list[Entry]) -> list[tuple[Decimal, list[Entry]]]:
+        """Raises the totals, and gives for each of them what it was before, with the entries that were added to it in order."""
+        groups: dict[TotalKey, list[Entry]] = {}
+        for entry in fresh:
+            entry.total = _total_of(entry)
+            if (group := groups.get(entry.total)) is None:
+                groups[entry.total] = [entry]
+            else:
+                group.append(entry)
+        sums = {total: _sum(group) for total, group in groups.items()}
+        if not groups:
+            return []
+        keys = sorted(groups)  # every transaction raises totals in the same order, so none waits for another in a circle
+        cursor = await conn.execute(
+            _SQL.raise_totals,
+            {
+                "customer_ids": array(key[0] for key in keys),
+                "periods": array(key[1] for key in keys),
+                "price_ids": array(key[2] for key in keys),
+                "meters": [key[3] for key in keys],
+                "kinds": [key[4] for key in keys],
+                "quantities": array(sums[key] for key in keys),
+                "measurements": array(len(groups[key]) for key in keys),
+            },
+        )
+        subtract = EXACT.subtract
+        return [(subtract(row[5], sums[row[:5]]), groups[row[:5]]) for row in await cursor.fetchall()]
+
+    async def _store(self, conn: AsyncConnection, fresh: list[Entry], now: datetime) -> None:
+        if not fresh:
+            return
+        rows = _copy_rows(fresh, now.isoformat())
+        async with conn.cursor() as cursor, cursor.copy(_SQL.copy_measurements) as copy:
+            await copy.write(rows)
+
+
+def _total_of(entry: Entry) -> TotalKey:
+    """The total an entry goes to. Under a dynamic price the quantity is money: units times the unit price the sender gave."""
+    price = entry.window.price
+    if price is not None and isinstance(price.model, Dynamic):
+        unit_price = entry.measurement.unit_price
+        if unit_price is None:
+            entry.remark = "waits: the price is dynamic and the measurement brought no unit_price"
+            return entry.window.waiting
+        entry.remark = f"{entry.quantity:f} x unit price {unit_price:f}"
+        entry.quantity = EXACT.multiply(entry.quantity, unit_price)
+    return entry.window.total
+
+
+def _sum(group: list[Entry]) -> Decimal:
+    add = EXACT.add
+    total = group[0].quantity
+    for entry in group[1:]:
+        total = add(total, entry.quantity)
+    return total
+
+
+def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:
+    """Charges each entry ``F(after) - F(before)`` of the total it was added to."""
+    add = EXACT.add
+    for quantity, group in totals:
+        first = group[0]
+        if first.total == first.window.waiting or first.window.price is None:
+            continue
+        function = first.window.price.function
+        cost = function(quantity)
+        for entry in group:
+            quantity = entry.after = add(quantity, entry.quantity)
+            before, cost = cost, function(quantity)
+            entry.amount = cost - before
+
+
+def _movements(fresh: list[Entry]) -> list[Movement]:
+    """One movement per payer and asset, named by the first measurement it charges: no measurement is ever charged by two."""
+    groups: dict[tuple[int, int], list[Entry]] = {}
+    for entry in fresh:
+        if entry.amount and entry.window.price is not None:
+            groups.setdefault((entry.stream.payer.id.int, entry.window.price.ledger), []).append(entry)
+    movements = []
+    for (_, ledger), group in groups.items():
+        payer_id = group[0].stream.payer.id
+        movement_id = derived_id("usage", payer_id, str(ledger), group[0].stream.customer, group[0].id)
+        movement_text = movement_id.hex
+        for entry in group:
+            entry.movement = movement_text
+        movements.append(Movement(movement_id, group[0].stream.payer, ledger, sum(entry.amount or 0 for entry in group)))
+    return movements
+
+
+def _copy_rows(fresh: list[Entry], now: str) -> str:
+    """The rows of ``copy_measurements`` in PostgreSQL's text format."""
+    rows = []
+    for entry in fresh:
+        measurement, stream = entry.measurement, entry.stream
+        customer, period, price, _, _ = entry.total or entry.window.waiting
+        charge = (
+            "\\N\t\\N\t\\N\t\\N"
+            if entry.amount is None
+            else f"{price}\t{entry.after!s}\t{entry.amount}\t{entry.movement or NULL}"
+        )
+        rows.append(
+            f"{customer}\t{entry.id}\t{stream.id}\t{measurement.at.isoformat()}\t{now}\t{period}"
+            f"\t{_copy_text(measurement.sender_id)}\t{measurement.value!s}"
+            f"\t{NULL if measurement.unit_price is None else measurement.unit_price!s}\t{entry.quantity!s}"
+            f"\t{NULL if entry.remark is None else _copy_text(entry.remark)}\t{charge}\n"
+        )
+    return "".join(rows)
+
+
+NULL = r"\N"
+_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def _copy_text(text: str) -> str:
+    return text if text.isprintable() and "\\" not in text else text.translate(_COPY_ESCAPES)
+
+
+def _of_unknown_meter(measurement: Measurement, index: int) -> Unreadable:
+    return Unreadable(
+        index,
+        msgspec.json.encode(measurement),
+        "unknown_meter",
+        f"there is no meter {measurement.meter!r} yet: create it, then replay",
+        reader="measurement",
+    )
+
+
+def _receipts(
+    batches: list[Batch], unreadable: list[list[Unreadable]], sent: list[Entry], fresh: list[Entry]
+) -> list[Receipt]:
+    counts = [[0, 0, 0] for _ in batches]
+    for entry in sent:
+        counts[entry.batch][0] += 1
+    for entry in fresh:
+        counts[entry.batch][1] += 1
+        if entry.amount is None:
+            counts[entry.batch][2] += 1
+    return [
+        Receipt(
+            accepted=accepted,
+            duplicates=received - accepted,
+            unpriced=unpriced,
+            rejected=[Rejection(piece.index, piece.code, piece.detail) for piece in sorted(pieces, key=lambda piece: piece.index)],
+        )
+        for (received, accepted, unpriced), pieces in zip(counts, unreadable, strict=True)
+    ]

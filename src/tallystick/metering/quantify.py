@@ -1,0 +1,102 @@
+"""From values to quantities: what a measurement adds to its usage total. Pure.
+
+Where the quantity depends on what came before, a ``State`` is folded over the measurements of one scope in the order of their
+times. A measurement older than its state is kept and counts zero, so the fold never has to be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+from tallystick.kernel.ids import derived_id
+from tallystick.kernel.money import EXACT
+from tallystick.metering.model import Meter
+
+ZERO = Decimal(0)
+ONE = Decimal(1)
+
+
+class State(NamedTuple):
+    """Where a scope stands: the last value that counted and its time."""
+
+    value: Decimal
+    at: datetime
+
+
+class Step(NamedTuple):
+    """What one measurement adds, the state after it, and, if the quantity is not simply the value, why."""
+
+    quantity: Decimal
+    state: State | None
+    remark: str | None
+
+
+Fold = Callable[[State | None, Decimal, datetime], Step]
+
+
+def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal) -> UUID:
+    """The id of what a stateful meter keeps its state for.
+
+    A counter: the resource, for ever. A maximum or latest value: the kind in a period. A unique count: each value of the kind in a
+    period.
+    """
+    if meter.kind == "counter":
+        return derived_id("counter", meter.key, resource)
+    if meter.aggregation == "unique":
+        return derived_id("unique", meter.key, kind, period, format(value.normalize(EXACT), "f"))
+    return derived_id(meter.aggregation, meter.key, kind, period)
+
+
+def fold_of(meter: Meter) -> Fold:
+    """The fold of a stateful meter."""
+    if meter.kind == "counter":
+        return _counter_from_zero if meter.on_drop == "from_zero" else _counter_rebasing
+    return {"max": _maximum, "latest": _latest, "unique": _unique}[meter.aggregation]
+
+
+def _counter_rebasing(state: State | None, value: Decimal, at: datetime) -> Step:
+    return _counter(state, value, at, None)
+
+
+def _counter_from_zero(state: State | None, value: Decimal, at: datetime) -> Step:
+    return _counter(state, value, at, value)
+
+
+def _counter(state: State | None, value: Decimal, at: datetime, after_drop: Decimal | None) -> Step:
+    if state is None:
+        return Step(ZERO, State(value, at), "baseline: the first value of this counter")
+    if at <= state.at:
+        return Step(ZERO, state, f"not newer than the value {state.value:f} at {state.at.isoformat()}")
+    if value == state.value:
+        return Step(ZERO, state, f"unchanged since {state.at.isoformat()}")
+    if value > state.value:
+        return Step(EXACT.subtract(value, state.value), State(value, at), f"counter: {value:f} - {state.value:f}")
+    if after_drop is None:
+        return Step(ZERO, State(value, at), f"counter fell from {state.value:f}: new base")
+    return Step(after_drop, State(value, at), f"counter fell from {state.value:f}: counted from zero")
+
+
+def _maximum(state: State | None, value: Decimal, at: datetime) -> Step:
+    if state is None:
+        return Step(value, State(value, at), "maximum: the first value of the period")
+    if value <= state.value:
+        return Step(ZERO, state, f"not above the maximum {state.value:f}")
+    return Step(EXACT.subtract(value, state.value), State(value, at), f"maximum: {value:f} - {state.value:f}")
+
+
+def _latest(state: State | None, value: Decimal, at: datetime) -> Step:
+    if state is None:
+        return Step(value, State(value, at), "latest: the first value of the period")
+    if at <= state.at:
+        return Step(ZERO, state, f"not newer than the value at {state.at.isoformat()}")
+    return Step(EXACT.subtract(value, state.value), State(value, at), f"latest: {value:f} - {state.value:f}")
+
+
+def _unique(state: State | None, value: Decimal, at: datetime) -> Step:
+    if state is None:
+        return Step(ONE, State(value, at), f"unique: {value:f} was not counted yet in this period")
+    return Step(ZERO, state, f"unique: {value:f} is counted already")

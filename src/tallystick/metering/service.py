@@ -1,0 +1,115 @@
+"""Metering as the rest of the house uses it: submit a batch, keep meters, list and replay what could not be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from tallystick.database.group_commit import GroupCommit
+from tallystick.database.queries import Queries
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
+from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.text import check_key, check_text
+from tallystick.metering.intake import Intake
+from tallystick.metering.model import Batch, Meter, Receipt
+from tallystick.pricing.service import Pricing
+
+_SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+LANES = 2
+"""Transactions under way at once: while the database works on one, the next is prepared."""
+
+MAX_GROUP_MEASUREMENTS = 30_000
+MAX_QUEUED_MEASUREMENTS = 200_000
+
+
+class IntakeQueue:
+    """Batches of many requests, recorded together."""
+
+    def __init__(self, pool: AsyncConnectionPool, intake: Intake) -> None:
+        self._pool = pool
+        self._intake = intake
+        self.group = GroupCommit(
+            "intake",
+            self._record,
+            lanes=LANES,
+            max_group_weight=MAX_GROUP_MEASUREMENTS,
+            max_queued_weight=MAX_QUEUED_MEASUREMENTS,
+        )
+
+    async def submit(self, batch: Batch) -> Receipt:
+        """The receipt of a batch, once it is durable and charged. Raises ``Overloaded`` if too much waits, ``Unavailable``."""
+        return await self.group.submit(batch, 1 + len(batch.measurements) + len(batch.unreadable))
+
+    async def _record(self, batches: list[Batch]) -> list[Receipt]:
+        async with self._pool.connection() as conn:
+            async with conn.transaction():
+                recorded = await self._intake.record(conn, batches)
+            recorded.directory.remember(recorded.streams)
+            return recorded.receipts
+
+
+class Meters:
+    """What is measured. Works in the caller's transaction."""
+
+    def __init__(self, clock: Clock, pricing: Pricing) -> None:
+        self._clock = clock
+        self._pricing = pricing
+
+    async def put(self, conn: AsyncConnection, meter: Meter) -> Meter:
+        """Creates or changes a meter.
+
+        Raises ``InvalidInput``; ``Conflict`` if it has measurements and its kind, aggregation or treatment of drops would change: what
+        was counted one way cannot be continued in another.
+        """
+        _check(meter)
+        await self._pricing.change(conn)
+        stands = await self.find(conn, meter.key)
+        if stands and _counting(stands) != _counting(meter) and await self._in_use(conn, meter.key):
+            raise Conflict(f"meter {meter.key!r} has measurements: its kind, aggregation and on_drop cannot change", field="kind")
+        await conn.execute(_SQL.save_meter, {**_fields(meter), "now": self._clock.now()})
+        return meter
+
+    async def find(self, conn: AsyncConnection, key: str) -> Meter | None:
+        """The meter with this key."""
+        return (await self.all(conn)).get(key)
+
+    async def get(self, conn: AsyncConnection, key: str) -> Meter:
+        """The meter with this key. Raises ``NotFound``."""
+        check_key(key, "meter")
+        if (meter := await self.find(conn, key)) is None:
+            raise NotFound(f"there is no meter {key!r}", field="meter")
+        return meter
+
+    async def all(self, conn: AsyncConnection) -> dict[str, Meter]:
+        """All meters by key."""
+        return {row[0]: Meter(*row) for row in await (await conn.execute(_SQL.meters)).fetchall()}
+
+    async def page(self, conn: AsyncConnection, cursor: str | None, limit: int) -> Page[Meter]:
+        """Meters in the order of their keys."""
+        (after,) = read_cursor(cursor, 1) or ("",)
+        rows = await (await conn.execute(_SQL.meter_page, {"after": after, "limit": limit + 1})).fetchall()
+        meters = [Meter(*row) for row in rows[:limit]]
+        return Page(meters, next_cursor(meters[-1].key) if len(rows) > limit else None)
+
+    async def _in_use(self, conn: AsyncConnection, key: str) -> bool:
+        return await (await conn.execute(_SQL.meter_in_use, {"key": key})).fetchone() is not None
+
+
+def _check(meter: Meter) -> None:
+    check_key(meter.key, "key")
+    for field in ("unit", "name", "description"):
+        check_text(getattr(meter, field), field)
+    if meter.kind == "counter" and meter.aggregation != "sum":
+        raise InvalidInput("aggregation of a counter must be sum", field="aggregation")
+
+
+def _counting(meter: Meter) -> tuple[str, str, str]:
+    return meter.kind, meter.aggregation, meter.on_drop
+
+
+def _fields(meter: Meter) -> dict[str, str]:
+    return {field: getattr(meter, field) for field in Meter.__struct_fields__}

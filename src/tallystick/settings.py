@@ -1,0 +1,112 @@
+"""Every setting there is, from the environment: ``TALLY_*``, or the name one of the five systems gave it."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_data_dir() -> Path:
+    """Where a laptop keeps its books: the user's data folder, or ``/var/lib/tallystick`` for root."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/tallystick")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "tallystick"
+
+
+def _named(name: str, *aliases: str) -> AliasChoices:
+    return AliasChoices(f"TALLY_{name}", *aliases)
+
+
+class Settings(BaseSettings):
+    """Read once at start. An unreadable value stops the start and names the variable."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    host: str = Field("127.0.0.1", validation_alias=_named("HOST"))
+    """Address to bind."""
+    port: int = Field(8001, ge=0, le=65535, validation_alias=_named("PORT", "PORT"))
+    """Port to bind; 0 takes a free one."""
+    data_dir: Path = Field(default_factory=default_data_dir, validation_alias=_named("DATA_DIR"))
+    """Folder of the embedded PostgreSQL."""
+    database_url: str | None = Field(None, validation_alias=_named("DATABASE_URL"))
+    """A PostgreSQL server of your own (15 or newer), instead of the embedded one."""
+    database_pool_size: int = Field(8, ge=4, le=100, validation_alias=_named("DATABASE_POOL_SIZE"))
+    """Connections that one process holds."""
+    business_zone: str = Field("America/New_York", validation_alias=_named("BUSINESS_ZONE"))
+    """The zone whose months are billed."""
+    log_level: str = Field("INFO", validation_alias=_named("LOG_LEVEL", "LOG_LEVEL"))
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    dev: bool = Field(False, validation_alias=_named("DEV"))
+    """Open to everybody on loopback, without keys. ``tally serve --dev`` sets it."""
+
+    api_keys: str = Field("", validation_alias=_named("API_KEYS", "API_KEYS"))
+    """Comma-separated bearer keys. Once set, callers must present one, with ``--dev`` too."""
+    admin_api_keys: str = Field("", validation_alias=_named("ADMIN_API_KEYS", "ADMIN_API_KEYS"))
+    """Comma-separated bearer keys of administrators."""
+    cors_allowed_origins: str = Field("", validation_alias=_named("CORS_ALLOWED_ORIGINS", "CORS_ALLOWED_ORIGINS"))
+    """Comma-separated origins whose pages may call."""
+
+    max_body_bytes: int = Field(32 << 20, ge=1024, validation_alias=_named("MAX_BODY_BYTES"))
+    """Longest request body."""
+    max_events: int = Field(50_000, ge=1, validation_alias=_named("MAX_EVENTS"))
+    """Most events or lines in one request."""
+
+    os_credits_precision: int = Field(2, ge=0, le=6, validation_alias=_named("OS_CREDITS_PRECISION", "OS_CREDITS_PRECISION"))
+    """Decimal places to which the built-in OpenStack prices are rounded."""
+    vcpu_credit_per_hour: Decimal = Field(
+        Decimal(1), gt=0, validation_alias=_named("VCPU_CREDIT_PER_HOUR", "VCPU_CREDIT_PER_HOUR")
+    )
+    """Credits for one vCPU during one hour."""
+    ram_credit_per_hour: Decimal = Field(
+        Decimal("0.3"), gt=0, validation_alias=_named("RAM_CREDIT_PER_HOUR", "RAM_CREDIT_PER_HOUR")
+    )
+    """Credits for one GiB of memory during one hour."""
+    project_whitelist: str | None = Field(
+        None, validation_alias=_named("OS_CREDITS_PROJECT_WHITELIST", "OS_CREDITS_PROJECT_WHITELIST")
+    )
+    """Semicolon-separated projects whose lines ``/write`` records; all if unset."""
+
+    @field_validator("business_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no time zone of the IANA database") from None
+        return name
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, name: str) -> str:
+        level = name.upper()
+        return level if level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL") else "INFO"
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """The business zone."""
+        return ZoneInfo(self.business_zone)
+
+    @cached_property
+    def client_keys(self) -> frozenset[str]:
+        """The keys of ``api_keys``."""
+        return _split(self.api_keys, ",")
+
+    @cached_property
+    def admin_keys(self) -> frozenset[str]:
+        """The keys of ``admin_api_keys``."""
+        return _split(self.admin_api_keys, ",")
+
+    @cached_property
+    def whitelist(self) -> frozenset[str] | None:
+        """The projects of ``project_whitelist``."""
+        return None if self.project_whitelist is None else _split(self.project_whitelist, ";")
+
+
+def _split(text: str, separator: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(separator) if part.strip())
