@@ -67,12 +67,12 @@ async def open_service(settings: Settings, url: str, clock: Clock | None = None)
                 precision=settings.os_credits_precision,
             )
         await service.settlement.settle()
-        await service.intake.group.start()
+        await service.intake.start()
         await service.instructions.group.start()
         try:
             yield service
         finally:
-            await service.intake.group.stop()
+            await service.intake.stop()
             await service.instructions.group.stop()
     finally:
         await pool.close()

@@ -132,7 +132,6 @@ class Instructions:
 
     async def _execute(self, instructions: list[Instruction]) -> list[Answer]:
         async with self._pool.connection() as conn, conn.transaction():
-            await self._ledger.serialise(conn)
             answers = await self._answered(conn, instructions)
             fresh = list({i.id: i for i in reversed(instructions) if i.id not in answers}.values())[::-1]
             new = await self._carry_out(conn, fresh)
@@ -172,10 +171,15 @@ class Instructions:
             )
 
     async def _carry_out(self, conn: AsyncConnection, instructions: list[Instruction]) -> dict[UUID, Answer]:
-        """Opens first, then money in, then bills: instructions that arrive together have no order of their own."""
+        """Opens first, then money in, then bills: instructions that arrive together have no order of their own.
+
+        Customers are created before the ledger is locked, as intake does it, so that neither waits for the other in a circle. Whoever
+        carries out the same idempotency key meanwhile is met when the answer is kept: this transaction then fails and runs again.
+        """
         if not instructions:
             return {}
         payers = await self._payers(conn, instructions)
+        await self._ledger.serialise(conn)
         movements = {i.id: Movement(i.id, payers[i.id], i.ledger, i.amount) for i in instructions if i.id in payers}
         left = await self._left(conn, list(movements.values()))
         results: dict[UUID, Result] = {}

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil  # type: ignore[import-untyped]
 
@@ -89,6 +90,11 @@ class Cluster:
         """What the server says before its own log begins; only of the last start."""
         return self.home / "start.log"
 
+    @property
+    def log_folder(self) -> Path:
+        """The server's own logs, a week of them."""
+        return self.home / "log"
+
     def close(self) -> None:
         os.close(self.home_fd)
 
@@ -97,8 +103,7 @@ class Cluster:
         inside = self._seen_by_server
         program = [self.binaries.program("postgres"), "-D", f"{inside}/cluster", "-c", f"config_file={inside}/postgresql.conf"]
         program += ["-c", f"hba_file={inside}/pg_hba.conf", "-c", f"ident_file={inside}/pg_ident.conf", "-p", str(PORT)]
-        with self.start_log.open("wb") as output:
-            self.start_log.chmod(0o600)
+        with create_private(self.start_log) as output:
             return subprocess.Popen(  # noqa: S603
                 self._command(program, signal.SIGINT),
                 cwd="/",
@@ -153,9 +158,11 @@ class Cluster:
         if self.account.uid != os.geteuid():
             os.fchown(self.home_fd, -1, self.account.gid)
             os.fchmod(self.home_fd, 0o710)  # the server's group may pass through, not look around
-        for folder in (self.run, self.home / "log"):
-            if not folder.exists():
-                self._own(Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=self.home))).rename(folder)
+        for folder in (self.run, self.log_folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._own(folder)
+        for unfinished in self.home.glob("cluster.new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)  # a last process of a killed initdb may still write there
 
     def _own(self, path: Path) -> Path:
         if self.account.uid != os.geteuid():
@@ -164,8 +171,6 @@ class Cluster:
 
     def _initialise(self) -> None:
         """Makes the database cluster under another name first: killed half-way, it leaves nothing that looks like one."""
-        for abandoned in self.home.glob("*.new-*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
         fresh = self._own(Path(tempfile.mkdtemp(prefix="cluster.new-", dir=self.home)))
         program = [self.binaries.program("initdb"), "-D", f"{self._seen_by_server}/{fresh.name}", "-U", ROLE]
         program += ["--encoding=UTF8", "--auth=reject", "--data-checksums", "--no-instructions"]
@@ -190,7 +195,7 @@ class Cluster:
             shutil.rmtree(fresh, ignore_errors=True)
             raise EmbeddedPostgresFailed(f"PostgreSQL's initdb failed: {last_line(done.stderr)}")
         fresh.rename(self.data)
-        os.fsync(self.home_fd)
+        os.fsync(self.home_fd)  # initdb itself has synced what is inside
 
     def _check_version(self) -> None:
         made_by = (self.data / "PG_VERSION").read_text().strip()
@@ -208,13 +213,17 @@ class Cluster:
         self._write("postgresql.conf", _CONFIGURATION.read_text(encoding="utf-8"))
 
     def _write(self, name: str, text: str) -> None:
-        path = self.home / name
-        path.write_text(text, encoding="utf-8")
-        if self.account.uid != os.geteuid():
-            os.chown(path, -1, self.account.gid)
-            path.chmod(0o640)
-        else:
-            path.chmod(0o600)
+        with create_private(self.home / name) as file:
+            file.write(text.encode())
+            if self.account.uid != os.geteuid():
+                os.fchown(file.fileno(), -1, self.account.gid)
+                os.fchmod(file.fileno(), 0o640)
+
+
+def create_private(path: Path) -> BinaryIO:
+    """Opens a new file in place of what is there, if anything; only its owner can read it. Does not follow a link."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def last_line(output: str) -> str:

@@ -25,7 +25,7 @@ import structlog
 from psycopg import pq
 
 from tallystick.database.binaries import EmbeddedPostgresFailed
-from tallystick.database.cluster import ENDINGS, PORT, ROLE, Cluster, last_line
+from tallystick.database.cluster import ENDINGS, PORT, ROLE, Cluster, create_private, last_line
 from tallystick.kernel.errors import TallyError
 
 DATABASE = "tally"
@@ -120,7 +120,8 @@ class EmbeddedPostgres:
         self._wait_until_ready(timeout_seconds, tell)
         _ensure_database(self._cluster.socket_folder)
         self._ready.set()
-        _write_secret(_url_file(self.data_dir), self.url)
+        with create_private(_url_file(self.data_dir)) as file:
+            file.write(self.url.encode())
 
     def _wait_until_ready(self, timeout_seconds: float, tell: Callable[[str], None]) -> None:
         began = time.monotonic()
@@ -142,7 +143,7 @@ class EmbeddedPostgres:
 
     def _last_words(self) -> str:
         words = last_line(self._cluster.start_log.read_text(encoding="utf-8", errors="replace"))
-        return f"{words}; its log is in {self._cluster.home / 'log'}"
+        return f"{words}; its log is in {self._cluster.log_folder}"
 
     def _keep(self) -> None:
         """The keeper thread: owns the server process, and starts a new one when it dies before its time.
@@ -197,7 +198,7 @@ class DataFolderLock:
     def __init__(self, data_dir: Path) -> None:
         """Takes the lock. Raises ``DataFolderInUse`` with the holder's process id."""
         # Not inherited (Python's default), so that nothing that we start holds it when we are gone.
-        self._fd = os.open(data_dir / "tally.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._fd = os.open(data_dir / "tally.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -225,12 +226,3 @@ def _ensure_database(socket_folder: str) -> None:
     with psycopg.connect(_url(socket_folder, "postgres"), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(f"CREATE DATABASE {DATABASE}")
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, all at once."""
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    unfinished.rename(path)

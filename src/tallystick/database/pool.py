@@ -61,7 +61,7 @@ async def open_pool(url: str, *, size: int) -> Pool:
         max_size=size,
         open=False,
         configure=_configure,
-        check=_check,
+        check=lambda connection: _check(connection, pool),
         timeout=CHECKOUT_TIMEOUT_SECONDS,
         max_waiting=MAX_WAITING,
         name="tallystick",
@@ -110,15 +110,20 @@ async def _configure(connection: Connection) -> None:
     await connection.execute("SET TIME ZONE 'UTC'")
 
 
-async def _check(connection: Connection) -> None:
-    """Raises ``OperationalError`` if the server has ended this idle connection.
+async def _check(connection: Connection, pool: Pool) -> None:
+    """Raises ``OperationalError`` if the server has ended this idle connection, and has the others looked at too.
 
-    On an idle connection a server says hardly anything but farewell; so only one that has said something is tried out.
+    On an idle connection a server says hardly anything but farewell; so only one that has said something is tried out. The pool
+    waits longer after each bad connection that it hands out: a server that was restarted must not be met ten times.
     """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
-        await AsyncConnectionPool.check_connection(connection)
+        try:
+            await AsyncConnectionPool.check_connection(connection)
+        except psycopg.OperationalError:
+            await pool.check()
+            raise
 
 
 def _reason(error: psycopg.OperationalError) -> str:

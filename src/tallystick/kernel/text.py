@@ -38,7 +38,7 @@ def check_text(text: str, field: str) -> str:
 
 
 def check_key(text: str, field: str) -> str:
-    """As ``check_text``, for a text that names something. Also raises ``TextEmpty``. White space around a key is kept."""
+    """As ``check_text``, for a text that names something: also raises ``TextEmpty``. Space around a key is kept."""
     if not text.strip():
         raise TextEmpty(f"{field} must not be empty", field=field)
     return check_text(text, field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -14,16 +15,18 @@ from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
 from tallystick.metering.intake import Intake
-from tallystick.metering.model import Batch, Meter, Receipt
+from tallystick.metering.model import Batch, Measurement, Meter, Receipt
 from tallystick.pricing.service import Pricing
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
 LANES = 2
-"""Transactions under way at once: while the database works on one, the next is prepared."""
+"""Customers are spread over this many lanes. Batches of a lane are recorded one after the other, lanes beside each other: while the
+database works for one, the next transaction of another is prepared, and no two ever wait for the same customer."""
 
 MAX_GROUP_MEASUREMENTS = 30_000
-MAX_QUEUED_MEASUREMENTS = 200_000
+MAX_QUEUED_MEASUREMENTS = 100_000
+"""Per lane."""
 
 
 class IntakeQueue:
@@ -32,17 +35,49 @@ class IntakeQueue:
     def __init__(self, pool: AsyncConnectionPool, intake: Intake) -> None:
         self._pool = pool
         self._intake = intake
-        self.group = GroupCommit(
-            "intake",
-            self._record,
-            lanes=LANES,
-            max_group_weight=MAX_GROUP_MEASUREMENTS,
-            max_queued_weight=MAX_QUEUED_MEASUREMENTS,
-        )
+        self._lanes = [
+            GroupCommit(
+                f"intake-{lane}",
+                self._record,
+                lanes=1,
+                max_group_weight=MAX_GROUP_MEASUREMENTS,
+                max_queued_weight=MAX_QUEUED_MEASUREMENTS,
+            )
+            for lane in range(LANES)
+        ]
+
+    @property
+    def queued(self) -> int:
+        """How many measurements wait."""
+        return sum(lane.queued_weight for lane in self._lanes)
+
+    async def start(self) -> None:
+        """Starts the lanes."""
+        for lane in self._lanes:
+            await lane.start()
+
+    async def stop(self) -> None:
+        """Records what waits, and ends."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
 
     async def submit(self, batch: Batch) -> Receipt:
-        """The receipt of a batch, once it is durable and charged. Raises ``Overloaded`` if too much waits, ``Unavailable``."""
-        return await self.group.submit(batch, 1 + len(batch.measurements) + len(batch.unreadable))
+        """The receipt of a batch, once it is durable and charged.
+
+        Raises ``Overloaded`` if too much waits, ``Unavailable`` without a database. Part of the batch may then have been recorded:
+        sending it again counts nothing twice.
+        """
+        parts = _split(batch)
+        receipts = await asyncio.gather(
+            *(
+                lane.submit(part, len(part.measurements) + len(part.unreadable))
+                for lane, part in zip(self._lanes, parts, strict=True)
+                if part.measurements or part.unreadable
+            ),
+            return_exceptions=True,
+        )
+        if failures := [receipt for receipt in receipts if isinstance(receipt, BaseException)]:
+            raise failures[0]
+        return _joined([receipt for receipt in receipts if isinstance(receipt, Receipt)])
 
     async def _record(self, batches: list[Batch]) -> list[Receipt]:
         async with self._pool.connection() as conn:
@@ -50,6 +85,28 @@ class IntakeQueue:
                 recorded = await self._intake.record(conn, batches)
             recorded.directory.remember(recorded.streams)
             return recorded.receipts
+
+
+def _split(batch: Batch) -> list[Batch]:
+    """The batch as one part per lane; what could not be read goes with the first."""
+    parts: list[tuple[list[Measurement], list[int]]] = [([], []) for _ in range(LANES)]
+    for measurement, index in zip(batch.measurements, batch.indexes, strict=True):
+        measurements, indexes = parts[hash(measurement.customer) % LANES]
+        measurements.append(measurement)
+        indexes.append(index)
+    return [
+        Batch(batch.source, measurements, indexes, [] if lane else batch.unreadable, batch.creates_meters)
+        for lane, (measurements, indexes) in enumerate(parts)
+    ]
+
+
+def _joined(receipts: list[Receipt]) -> Receipt:
+    return Receipt(
+        accepted=sum(receipt.accepted for receipt in receipts),
+        duplicates=sum(receipt.duplicates for receipt in receipts),
+        unpriced=sum(receipt.unpriced for receipt in receipts),
+        rejected=sorted((rejection for receipt in receipts for rejection in receipt.rejected), key=lambda rejection: rejection.index),
+    )
 
 
 class Meters:

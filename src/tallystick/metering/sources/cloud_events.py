@@ -1,16 +1,19 @@
 """CloudEvents 1.0, and plain JSON with the same fields, read into measurements.
 
-Formats: JSON event format (single and batch) and HTTP binding (binary mode) of CloudEvents 1.0.2; JSON objects, arrays and
-lines without the CloudEvents ceremony. msgspec decodes each event into a typed structure; only an event that it refuses is
-looked at again by ``_examine``, which takes its time and says exactly what is wrong. ``_examine`` is the reference: what it
-accepts counts.
+Formats: JSON event format (single and batch) and HTTP binding (binary mode) of CloudEvents 1.0.2; JSON objects, arrays
+and lines without the CloudEvents ceremony.
+
+There are three gears. An array in which nothing is wrong is decoded by msgspec in one go. If anything is, each event is
+decoded by itself. An event that this refuses is looked at by ``_examine``, which takes its time and says exactly what is
+wrong; it is the reference: what it accepts counts.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NoReturn
@@ -29,11 +32,8 @@ SOURCE = "events"
 MAX_EVENTS = 50_000
 """Events in one body."""
 
-MAX_EVENT_BYTES = 1 << 20
-"""Length of one event. The standard asks nobody to carry more than 64 KiB."""
-
 MAX_COMMAS_PER_EVENT = 32
-"""An array with more commas than this for each of ``max_events`` is refused unread: splitting it could take a gigabyte."""
+"""A body with more commas than this for each of ``max_events`` is refused unread: its values could fill 1 GB of memory."""
 
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -77,32 +77,60 @@ class _CloudEvent(_Event, gc=False, kw_only=True):
 
 # The hook gets the text of each number that has a fraction or an exponent, so that none of them is ever a float.
 _EVENT = msgspec.json.Decoder(_Event, float_hook=parse_value)
+_EVENTS = msgspec.json.Decoder(list[_Event], float_hook=parse_value)
 _CLOUD_EVENT = msgspec.json.Decoder(_CloudEvent, float_hook=parse_value)
+_CLOUD_EVENTS = msgspec.json.Decoder(list[_CloudEvent], float_hook=parse_value)
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+_DOUBTS = (ValueError, OverflowError, RecursionError, InvalidInput)
+"""What decoding and ``_measurement`` raise. Whatever it was, ``_examine`` finds it and names it."""
 
 
 def read(body: bytes, content_type: str, received_at: datetime, *, max_events: int = MAX_EVENTS) -> Batch:
     """The measurements in ``body``; ``received_at`` (aware) stands in for a missing ``time``.
 
-    The content type decides whether CloudEvents' own requirements hold and whether each line is an event. Whether the body is
-    one object, an array or lines is otherwise seen from its beginning, so a wrong or missing type does no harm. A ``charset``
-    is ignored: JSON is UTF-8. An event that cannot be read becomes an ``Unreadable``; so does a whole body that is not JSON.
+    The content type decides whether CloudEvents' own requirements hold and whether each line is an event. Whether the
+    body is one object, an array or lines is otherwise seen from its beginning, so a wrong or missing type does no harm.
+    A ``charset`` is ignored: JSON is UTF-8. An event that cannot be read becomes an ``Unreadable``, and so does a whole
+    body that is not JSON.
 
     Raises ``TooLarge`` if there are more than ``max_events`` events or the body is nested too deeply to be decoded.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     strict = media_type in _CLOUD_EVENTS_TYPES
+    lines = media_type in _LINES_TYPES
     received_at = received_at.astimezone(UTC)
-    batch = Batch(SOURCE, [], [], [])
-    try:
-        items = _split(body, media_type in _LINES_TYPES, max_events)
-    except Refused as refusal:
-        batch.unreadable.append(Unreadable(0, body, refusal.code, refusal.detail))
-        return batch
+    if body.count(b",") > MAX_COMMAS_PER_EVENT * max_events:
+        raise _too_many(max_events)
 
     # NUL is the one text that msgspec passes and PostgreSQL cannot keep, and this is the only way to spell it in JSON.
-    decode = None if _NUL_ESCAPE in body else _CLOUD_EVENT.decode if strict else _EVENT.decode
+    trusted = _NUL_ESCAPE not in body
+    if trusted and body.startswith(b"[") and not lines:
+        batch = _read_array(body, strict, received_at, max_events)
+        if batch is not None:
+            return batch
+    try:
+        items = _split(body.removeprefix(_BYTE_ORDER_MARK), lines, max_events)
+    except Refused as refusal:
+        return Batch(SOURCE, [], [], [Unreadable(0, body, refusal.code, refusal.detail)])
+    return _read_each(items, trusted, strict, received_at)
+
+
+def _read_array(body: bytes, strict: bool, received_at: datetime, max_events: int) -> Batch | None:
+    """All events of an array in which nothing is wrong, otherwise None. Raises ``TooLarge``."""
+    try:
+        events: Sequence[_Event] = (_CLOUD_EVENTS if strict else _EVENTS).decode(body)
+        if len(events) > max_events:
+            raise _too_many(max_events)
+        measurements = [_measurement(event, received_at) for event in events]
+    except _DOUBTS:
+        return None
+    return Batch(SOURCE, measurements, list(range(len(measurements))), [])
+
+
+def _read_each(items: Iterable[tuple[int, bytes]], trusted: bool, strict: bool, received_at: datetime) -> Batch:
+    decode: Callable[[bytes], _Event] | None = (_CLOUD_EVENT.decode if strict else _EVENT.decode) if trusted else None
+    batch = Batch(SOURCE, [], [], [])
     for index, raw in items:
         try:
             measurement = _read_event(raw, decode, strict, received_at)
@@ -117,22 +145,23 @@ def read(body: bytes, content_type: str, received_at: datetime, *, max_events: i
 def read_binary(headers: Mapping[str, str], body: bytes, received_at: datetime) -> Batch:
     """The measurement of an event in binary mode: attributes in ``ce-*`` headers, ``data`` as the body.
 
-    It is read as the structured event that it stands for, and kept as such if it is unreadable, so that nothing of it is lost.
-    Raises ``TooLarge`` as ``read`` does.
+    It is read as the structured event that it stands for, and kept as such if it is unreadable, so that nothing of it
+    is lost. Raises ``TooLarge`` as ``read`` does.
     """
-    attributes = {
-        name[3:].lower(): _header_text(value) for name, value in headers.items() if name[:3].lower() == "ce-"
-    }
-    event = json.dumps(attributes).encode()[:-1]
-    if body.strip(_BLANKS):
-        member = b'"data":' + body if _is_json(body) else b'"data_base64":"(binary)"'
-        event += (b"," if attributes else b"") + member
-    return read(event + b"}", "application/cloudevents+json", received_at)
+    names = {name.lower(): value for name, value in headers.items()}
+    attributes = {name[3:]: _header_text(value) for name, value in names.items() if name.startswith("ce-")}
+    members = [json.dumps(attributes).encode()[1:-1]] if attributes else []
+    content = body.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
+    if content:
+        members.append(b'"data":' + content if _is_json(content) else b'"data_base64":"' + b64encode(body) + b'"')
+    return read(b"{" + b",".join(members) + b"}", "application/cloudevents+json", received_at)
 
 
 def _header_text(value: str) -> str:
-    """An attribute as the HTTP binding (3.1.3.2) decodes it: unquoted, then percent-decoded. Bytes that are no UTF-8 stay
-    behind as lone surrogates, which no text may contain."""
+    """An attribute as the HTTP binding (3.1.3.2) decodes it: unquoted, then percent-decoded.
+
+    Bytes that are not UTF-8 stay behind as lone surrogates, which no text may contain.
+    """
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
     return unquote(value, errors="surrogateescape")
@@ -140,19 +169,16 @@ def _header_text(value: str) -> str:
 
 def _split(body: bytes, lines: bool, max_events: int) -> Iterable[tuple[int, bytes]]:
     """Each event's place and own bytes. Raises ``Refused`` if the body is not JSON, ``TooLarge`` as ``read`` does."""
-    body = body.removeprefix(_BYTE_ORDER_MARK)
     content = body.strip(_BLANKS)
     if not content:
         raise Refused("not_json", "the body must not be empty")
-    try:
-        if not lines:
-            if content.startswith(b"["):
-                return enumerate(_split_array(content, max_events))
-            # Lines sent under another type: the body is not one JSON text, but its first line is.
-            lines = not _is_json(content) and b"\n" in content and _is_json(content.partition(b"\n")[0])
-        return _split_lines(body, max_events) if lines else [(0, content)]
-    except RecursionError:
-        raise TooLarge("the body is nested too deeply") from None
+    if lines:
+        return _split_lines(body, max_events)
+    if content.startswith(b"["):
+        return enumerate(_split_array(content, max_events))
+    if not _is_json(content) and b"\n" in content and _is_json(content.partition(b"\n")[0]):
+        return _split_lines(body, max_events)  # lines sent under another type
+    return [(0, content)]
 
 
 def _split_lines(body: bytes, max_lines: int) -> list[tuple[int, bytes]]:
@@ -163,26 +189,23 @@ def _split_lines(body: bytes, max_lines: int) -> list[tuple[int, bytes]]:
 
 
 def _split_array(content: bytes, max_events: int) -> Iterable[bytes]:
-    if content.count(b",") > MAX_COMMAS_PER_EVENT * max_events:
-        raise TooLarge(f"the body must hold at most {max_events} events")
+    harmless = _without_surrogates(content)
     try:
-        items = _RAWS.decode(content)
-        located = map(bytes, items)
-    except msgspec.DecodeError:
-        # A lone surrogate in one event makes msgspec give up on all of them.
-        harmless = _without_surrogates(content)
-        try:
-            items = _RAWS.decode(harmless)
-        except msgspec.DecodeError as error:
-            raise Refused("not_json", f"the body must be JSON: {error}") from None
-        located = _locate(items, harmless, content)
+        items = _RAWS.decode(harmless)
+    except RecursionError:
+        raise _too_deep() from None
+    except msgspec.DecodeError as error:
+        raise Refused("not_json", f"the body must be JSON: {error}") from None
     if len(items) > max_events:
-        raise TooLarge(f"the body must hold at most {max_events} events")
-    return located
+        raise _too_many(max_events)
+    return map(bytes, items) if harmless == content else _locate(items, harmless, content)
 
 
 def _without_surrogates(content: bytes) -> bytes:
-    """JSON of the same length and structure in which no escape stands for a surrogate."""
+    """JSON of the same structure, byte for byte, in which no escape stands for a surrogate.
+
+    A lone surrogate in one event would make msgspec give up on all of them.
+    """
     return content.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
 
 
@@ -196,25 +219,33 @@ def _locate(items: list[msgspec.Raw], harmless: bytes, content: bytes) -> Iterab
 
 
 def _is_json(text: bytes) -> bool:
-    """Whether ``text`` is one JSON text. Raises ``RecursionError`` if it is nested too deeply to tell."""
+    """Whether ``text`` is one JSON text. Raises ``TooLarge`` if it is nested too deeply to tell."""
     try:
         _RAW.decode(_without_surrogates(text))
+    except RecursionError:
+        raise _too_deep() from None
     except msgspec.DecodeError:
         return False
     return True
 
 
+def _too_many(max_events: int) -> TooLarge:
+    return TooLarge(f"the body must hold at most {max_events} events")
+
+
+def _too_deep() -> TooLarge:
+    return TooLarge("the body must not be nested so deeply")
+
+
 def _read_event(
     raw: bytes, decode: Callable[[bytes], _Event] | None, strict: bool, received_at: datetime
 ) -> Measurement:
-    """The measurement in one event. Raises ``InvalidInput``, mostly ``Refused``, with the reason if there is none."""
-    if len(raw) > MAX_EVENT_BYTES:
-        raise Refused("event_too_long", f"an event must have at most {MAX_EVENT_BYTES} bytes")
+    """The measurement in one event. Raises ``InvalidInput`` with the reason if there is none."""
     if decode is not None:
         try:
             return _measurement(decode(raw), received_at)
-        except (ValueError, OverflowError, RecursionError, InvalidInput):
-            pass  # whatever it was, _examine finds it and names it
+        except _DOUBTS:
+            pass
     return _examine(raw, strict, received_at)
 
 
@@ -255,7 +286,7 @@ class _NumberText(str):
 
 
 def _examine(raw: bytes, strict: bool, received_at: datetime) -> Measurement:
-    """The measurement in one event, or ``InvalidInput`` with the first fault in the order in which fields are read here."""
+    """The measurement in one event. Raises ``InvalidInput`` with the first fault in the order of this function."""
     event = _load(raw)
     sender_id = _key(event, "id")
     source = _key(event, "source") if strict else _text(event, "source")

@@ -4,8 +4,8 @@
 
 Rules: InfluxData's "InfluxDB line protocol reference" and "tutorial" (OSS v1) and, where they are silent, the grammar
 ``line-protocol.ebnf`` of influxdata/line-protocol. The common line, without escapes and with one field, is taken apart
-by splitting, and its series is remembered from one request to the next; whatever that does not settle is read by
-``_parse_line``, which is the reference.
+by splitting, and its series is remembered from one request to the next; whatever that leaves in doubt is read by
+``_parse_series`` and ``_parse_fields``, which are the reference.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ _TIMESTAMP = re.compile(r"-?[0-9]{1,21}")  # in nanoseconds, the year 9999 has 2
 
 
 class LineMapping(msgspec.Struct, frozen=True, cache_hash=True):
-    """Which tags and which field of a point make a measurement; the meter is the point's measurement name.
+    """Which tags and which field of a point make a measurement; the meter is the name of the point's measurement.
 
-    Customer tag, resource tag and field must be there, the other tags may be absent. An empty ``resource_tag`` means that
-    points have no resource. The defaults are what the OpenStack usage exporter sends.
+    Customer tag, resource tag and field must be there, the other tags may be absent. An empty ``resource_tag`` means
+    that points have no resource. The defaults are what the OpenStack usage exporter sends.
     """
 
     customer_tag: str = "project_name"
@@ -122,8 +122,8 @@ def read(
     """The measurements in ``body``, one for each line that is neither blank nor a comment.
 
     ``received_at`` (aware) stands in for a missing timestamp. Times are cut to microseconds, towards the past; the
-    sender's id, which is the series and its timestamp in nanoseconds, keeps the rest. A line that cannot be read becomes
-    an ``Unreadable`` with its number, counted from 0, and stops no other.
+    sender's id, which is the series and its timestamp in nanoseconds, keeps the rest. A line that cannot be read
+    becomes an ``Unreadable`` with its number, counted from 0, and stops no other.
 
     Raises ``InvalidInput`` for an unknown ``precision``, ``TooLarge`` if the body has more than ``max_lines`` lines.
     """
@@ -178,7 +178,7 @@ def _check_line(line: str) -> None:
 
 
 def _read_line(line: str, mapping: LineMapping) -> _Point:
-    """The point in ``line``. Raises ``Refused`` at the first place where the line leaves the grammar or lacks a part."""
+    """The point in ``line``. Raises ``InvalidInput`` where the line leaves the grammar, or if it lacks a part."""
     key = line.partition(" ")[0]
     end = len(key)
     series = _known_series(key, mapping) if end <= MAX_TEXT_CHARACTERS else None
@@ -197,10 +197,12 @@ def _known_series(key: str, mapping: LineMapping) -> _Series | None:
     measurement, *pairs = key.split(",")
     if not measurement or "\\" in key:
         return None
-    try:
-        tags = {name: text for name, text in [pair.split("=") for pair in pairs]}
-    except ValueError:
-        return None
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or "=" in text:
+            return None
+        tags[name] = text
     if len(tags) != len(pairs) or "" in tags or "" in tags.values():
         return None
     return _series(measurement, tags, mapping, key if list(tags) == sorted(tags) else _canonical(measurement, tags))
@@ -218,7 +220,7 @@ def _parse_series(line: str, mapping: LineMapping) -> tuple[_Series, int]:
         match = _TAG_AT.match(line, end)
         if not match:
             raise _invalid("a tag must be written key=text, neither of them empty", end + 1)
-        name, text = (_ESCAPE.sub(r"\1", part) for part in match.groups())
+        name, text = _unescaped(match[1]), _unescaped(match[2])
         if name in tags:
             raise Refused("duplicate_tag", f"the tag at character {end + 2} must be there only once")
         tags[name] = text
@@ -236,7 +238,7 @@ def _parse_fields(line: str, end: int, wanted: str) -> tuple[str, str]:
         match = _FIELD_AT.match(line, separator.end())
         if not match:
             raise _invalid('a field must be written key=number, key=boolean or key="text"', separator.end())
-        name, value = _ESCAPE.sub(r"\1", match[1]), match[2]
+        name, value = _unescaped(match[1]), match[2]
         if name in fields:
             raise Refused("duplicate_field", f"the field at character {match.start() + 1} must be there only once")
         if value[0] != '"' and not _NUMBER.fullmatch(value) and not _BOOLEAN.fullmatch(value):
@@ -275,7 +277,7 @@ def _required(tags: dict[str, str], name: str) -> str:
 
 
 def _canonical(measurement: str, tags: dict[str, str]) -> str:
-    """The one writing of a series that all ways to write it share: tags sorted by key, nothing escaped without need."""
+    """The one writing of a series that all its writings share: tags sorted by key, nothing escaped without need."""
     parts = [measurement.replace(",", "\\,").replace(" ", "\\ ")]
     for name in sorted(tags):
         parts.append(f"{_escaped(name)}={_escaped(tags[name])}")
@@ -284,6 +286,10 @@ def _canonical(measurement: str, tags: dict[str, str]) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(r"\1", text) if "\\" in text else text
 
 
 def _measurement(point: _Point, at_ns: int, mapping: LineMapping) -> Measurement:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Refused(InvalidInput):
-    """One piece of input cannot be read. ``code`` is stable, ``str(refused)`` is a sentence that names field and rule."""
+    """One piece of input cannot be read. ``code`` is stable; the message is a sentence that names field and rule."""
 
     def __init__(self, code: str, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail, field=field)
@@ -45,8 +45,8 @@ class InvalidValue(InvalidInput):
 def parse_value(text: str, field: str = "value") -> Decimal:
     """The number that ``text`` spells, exactly, in the form ``check_value`` describes. Raises ``InvalidValue``.
 
-    Takes ASCII digits with an optional minus, point and exponent, and none of what ``Decimal`` would take besides: NaN,
-    infinities, blanks, underscores, a leading plus, digits of other scripts.
+    Takes ASCII digits with an optional minus, point and exponent, and nothing else that ``Decimal`` would take: no NaN
+    or infinity, no blanks, underscores or leading plus, no digits of other scripts.
     """
     if _PLAIN.fullmatch(text):
         return Decimal(text) or _ZERO
@@ -59,7 +59,7 @@ def parse_value(text: str, field: str = "value") -> Decimal:
 
 
 def check_value(value: Decimal, field: str = "value") -> Decimal:
-    """``value`` as later code may rely on it: finite, within the digit limits, exponent never above 0, zero never negative.
+    """``value`` as later code may rely on it: finite, within the limits, exponent never above 0, zero never negative.
 
     Looks at the exponent before anything else, so that 1E+999999 costs no more than 1. Raises ``InvalidValue``.
     """

@@ -1,0 +1,218 @@
+"""``tally serve``: the database, the service and the HTTP server in one process, from the first byte to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tallystick import __version__
+from tallystick.commands import console
+from tallystick.commands.options import DataDir, InvalidUsage, Json, read_settings
+from tallystick.database.embedded import EmbeddedPostgres
+from tallystick.database.pool import redact
+from tallystick.kernel.errors import TallyError
+from tallystick.operations.logging import configure_logging
+from tallystick.service import open_service
+from tallystick.settings import Settings
+from tallystick.web.app import create_app
+
+STOP_TIMEOUT_SECONDS = 10
+"""How long requests under way may take once the service is told to stop."""
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection is kept: longer than the 60 s of the usual proxies, which otherwise send a request into a closing one."""
+
+MAX_HEAD_BYTES = 64 << 10
+"""Longest request line and headers, give or take what one read from the socket brings."""
+
+MAX_CONNECTIONS = 2000
+"""Beyond that callers get 503."""
+
+COLLECT_AFTER_OBJECTS = 100_000
+"""A batch of 10,000 events makes about as many containers that live until its transaction ends. Python's usual threshold (700) would
+have them searched in vain a hundred times; cycles, which alone need the search, hardly occur."""
+
+log = structlog.get_logger(__name__)
+
+
+class AddressUnusable(TallyError):
+    """The address to listen at is taken, or is none of this machine's."""
+
+    code = "address_unusable"
+    status = 503
+
+
+def serve(
+    dev: Annotated[bool, typer.Option("--dev", help="Open to this machine, without keys.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen at.", show_default="TALLY_HOST or 127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.", show_default="TALLY_PORT or 8001")
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Run the service until it is stopped with Ctrl-C or SIGTERM."""
+    settings = read_settings(dev=dev or None, host=host, port=port, data_dir=data_dir)
+    configure_logging(settings.log_level)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    with contextlib.ExitStack() as resources:
+        listener = resources.enter_context(_bind(settings))
+        url = settings.database_url
+        if url is None:
+            url = resources.enter_context(EmbeddedPostgres.start(settings.data_dir)).url
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, url, listener, lambda: _announce(settings, listener, as_json=json)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the database ends in good order, in a second or so
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """While nothing is served yet: undo what was started, and end without an error."""
+    sys.exit(0)
+
+
+# Where to listen
+
+
+@contextlib.contextmanager
+def _bind(settings: Settings) -> Iterator[socket.socket]:
+    """A socket at the address, not yet listening. Raises ``InvalidUsage`` if nobody would be asked for a key there."""
+    has_keys = bool(settings.client_keys or settings.admin_keys)
+    if not (settings.dev or has_keys):
+        raise InvalidUsage(
+            "without keys the service would be open to everybody: set TALLY_API_KEYS (and TALLY_ADMIN_API_KEYS for administrators), "
+            "or use --dev to try it on this machine alone"
+        )
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        if settings.dev and not ipaddress.ip_address(address[0]).is_loopback:
+            raise InvalidUsage(f"--dev listens on loopback only, which {settings.host} is not", field="host")
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            yield listener
+    except OSError as error:
+        raise AddressUnusable(f"cannot listen at {settings.host}, port {settings.port}: {error.strerror or error}") from None
+
+
+# Serving
+
+
+async def _serve(settings: Settings, url: str, listener: socket.socket, announce: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_service(settings, url) as service:
+        server = _Server(uvicorn.Config(
+            create_app(service),
+            http=_BoundedHead,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
+        ), announce)
+        _tune_garbage_collection()
+        serving = asyncio.create_task(server.serve([listener]))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        log.info("service.stopping")
+        server.should_exit = True
+        await serving
+    log.info("service.stopped")
+
+
+def _tune_garbage_collection() -> None:
+    """What has been loaded stays: it is set aside for good, so that no later search visits it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 10, 10)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which leaves signals to us and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+
+class _BoundedHead(HttpToolsProtocol):
+    """uvicorn's fast protocol, which by itself would collect headers without end."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The request's head must not be longer than {MAX_HEAD_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+
+# Saying so
+
+
+def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    books = redact(settings.database_url) if settings.database_url else str(settings.data_dir.resolve())
+    log.info("service.started", host=host, port=port)
+    if as_json:
+        console.print_json({"url": url, "docs": f"{url}/docs", "books": books, "pid": os.getpid()})
+    else:
+        console.out.print(_banner(url, books, has_keys=bool(settings.client_keys or settings.admin_keys)), markup=False)
+    sys.stdout.flush()
+
+
+def _banner(url: str, books: str, *, has_keys: bool) -> str:
+    key = " -H 'Authorization: Bearer YOUR-KEY'" if has_keys else ""
+    event = '{"id": "1", "subject": "ada", "type": "tokens", "data": {"value": 1200}}'
+    return f"""\
+Tallystick {__version__} is ready. Ctrl-C stops it.
+
+  service  {url}
+  routes   {url}/docs
+  books    {books}
+
+Send an event, look at the customer, have the books proved:
+
+  curl{key} {url}/api/v1/events -H 'Content-Type: application/json' -d '{event}'
+  curl{key} {url}/api/v1/customers/ada
+  curl{key} {url}/api/v1/verify
+"""

@@ -1,0 +1,191 @@
+"""The credits service's surface: accounts, balance, top-up and bill, with amounts as JSON numbers of exact digits."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from hashlib import sha256
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tallystick.billing.instructions import CustomerExists, Instruction, UnknownCustomer
+from tallystick.kernel.errors import Conflict, NotFound
+from tallystick.kernel.ids import new_id
+from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
+from tallystick.service import Service
+from tallystick.web.body import Key, LeanRoute, LongText, MalformedBody, exact_json, idempotency_key, is_json, read_body
+
+LEDGER = 1
+"""The ledger number of CREDIT."""
+
+router = APIRouter(prefix="/api/v1", tags=["Credits service"], route_class=LeanRoute)
+
+_Credits = Annotated[Decimal, Field(decimal_places=6, le=MAX_AMOUNT // MICROUNITS)]
+_Number = Annotated[Decimal, WithJsonSchema({"type": "number"})]
+
+
+class User(BaseModel):
+    user_id: Key
+
+
+class NewAccount(User):
+    initial_balance: Annotated[_Credits, Field(ge=0)] = Decimal(0)
+
+
+class TopUp(User):
+    amount: Annotated[_Credits, Field(gt=0)]
+
+
+class Charge(TopUp):
+    description: LongText | None = None
+
+
+class Account(BaseModel):
+    account_id: int
+    user_id: str
+    balance: _Number
+
+
+class Balance(BaseModel):
+    user_id: str
+    balance: _Number
+
+
+class ToppedUp(BaseModel):
+    user_id: str
+    amount_added: _Number
+    new_balance: _Number
+
+
+class Billed(BaseModel):
+    user_id: str
+    amount_billed: _Number
+    new_balance: _Number
+
+
+class Detail(BaseModel):
+    detail: str
+
+
+Asked = TypeVar("Asked", bound=User)
+
+_KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "description": "The same key with the same request moves money once, and gets the same answer for good.",
+}
+
+
+def _asks(model: type[BaseModel], *, moves_money: bool = True) -> dict[str, Any]:
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": [_KEY_HEADER] if moves_money else []}
+
+
+def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Detail} for status in (*statuses, 401, 403, 429, 503)}
+
+
+@router.post(
+    "/accounts", status_code=201, response_model=Account, responses=_refuses(409), openapi_extra=_asks(NewAccount)
+)
+async def open_account(request: Request) -> Response:
+    """Opens an account, with credits in it if wanted."""
+    body = await _read(request, NewAccount)
+    balance = await _carry_out(request, "open", body, parse_amount(body.initial_balance))
+    account_id = int.from_bytes(sha256(body.user_id.encode()).digest()[:16], "big")
+    return _json(f'{{"account_id":{account_id},"user_id":{json.dumps(body.user_id)},"balance":{_number(balance)}}}', 201)
+
+
+@router.post(
+    "/balance", response_model=Balance, responses=_refuses(404), openapi_extra=_asks(User, moves_money=False)
+)
+async def balance(request: Request) -> Response:
+    """What is left on an account."""
+    user_id = (await _read(request, User)).user_id
+    service: Service = request.app.state.service
+    async with service.pool.connection() as conn:
+        found = await service.customers.find(conn, [user_id])
+        if not found:
+            raise _no_account(user_id)
+        payer = found[user_id][1]
+        left = (await service.wallets.spendable(conn, [payer.id], LEDGER))[payer.id]
+    return _json(f'{{"user_id":{json.dumps(user_id)},"balance":{_number(left)}}}')
+
+
+@router.post("/topup", response_model=ToppedUp, responses=_refuses(404, 409), openapi_extra=_asks(TopUp))
+async def top_up(request: Request) -> Response:
+    """Adds credits to an account."""
+    body = await _read(request, TopUp)
+    amount = parse_amount(body.amount)
+    left = await _carry_out(request, "top_up", body, amount)
+    return _json(
+        f'{{"user_id":{json.dumps(body.user_id)},"amount_added":{_number(amount)},"new_balance":{_number(left)}}}'
+    )
+
+
+@router.post("/bill", response_model=Billed, responses=_refuses(402, 404, 409), openapi_extra=_asks(Charge))
+async def bill(request: Request) -> Response:
+    """Takes credits from an account: all of the amount, or nothing and 402."""
+    body = await _read(request, Charge)
+    amount = parse_amount(body.amount)
+    left = await _carry_out(request, "bill", body, amount, body.description)
+    return _json(
+        f'{{"user_id":{json.dumps(body.user_id)},"amount_billed":{_number(amount)},"new_balance":{_number(left)}}}'
+    )
+
+
+async def _read(request: Request, model: type[Asked]) -> Asked:
+    service: Service = request.app.state.service
+    body = await read_body(request, service.settings.max_body_bytes)
+    try:
+        return model.model_validate(exact_json(body) if is_json(request) else body)
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from None
+    except MalformedBody as error:
+        fault = {"type": "json_invalid", "loc": ("body",), "msg": error.detail}
+        raise RequestValidationError([fault]) from None
+
+
+async def _carry_out(
+    request: Request,
+    kind: Literal["open", "top_up", "bill"],
+    body: User,
+    amount: int,
+    description: str | None = None,
+) -> int:
+    """Microcredits that are left afterwards."""
+    service: Service = request.app.state.service
+    instruction = Instruction(
+        id=new_id(service.clock.now()),
+        type=kind,
+        customer=body.user_id,
+        ledger=LEDGER,
+        amount=amount,
+        description=description,
+        idempotency_key=idempotency_key(request),
+        credit_policy="prepaid",
+    )
+    try:
+        return await service.instructions.carry_out(instruction)
+    except CustomerExists:
+        raise Conflict(f"Account for user {body.user_id} already exists") from None
+    except UnknownCustomer:
+        raise _no_account(body.user_id) from None
+
+
+def _no_account(user_id: str) -> NotFound:
+    return NotFound(f"Account for user {user_id} not found")
+
+
+def _number(microcredits: int) -> str:
+    return format_amount(microcredits, places=2)
+
+
+def _json(text: str, status: int = 200) -> Response:
+    return Response(text.encode(), status, media_type="application/json")

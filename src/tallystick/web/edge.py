@@ -1,0 +1,132 @@
+"""What every request passes on its way in and out: its id, its path, the caller's identity, the access log, and the last net."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tallystick.access.keys import Demand, Keys
+from tallystick.kernel.errors import TallyError
+from tallystick.settings import Settings
+from tallystick.web.problems import Surface, refusal_of, say, surface_of
+
+REQUEST_ID: Final = b"x-request-id"
+
+_REQUEST_ID_TEXT = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_OPEN_PATHS = frozenset(
+    {"/", "/ping", "/health", "/api/v1/health", "/openapi.json", "/redoc", "/api/doc", "/favicon.ico", "/docs"}
+)
+_ADMIN_PATHS = ("/api/v1/quarantine", "/api/v1/verify")
+_ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers")
+_LINE_PROTOCOL_PATHS = frozenset({"/write", "/api/v2/write"})
+
+_log = structlog.get_logger("tallystick.web")
+
+
+def demand_of(settings: Settings, method: str, path: str) -> Demand:
+    """What a route asks of its caller. Whatever is not named here asks for a key.
+
+    With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some.
+    """
+    if path in _OPEN_PATHS or _is_under(path, ("/docs",)):
+        return Demand.NOTHING
+    if surface_of(path) is Surface.CREDITS_SERVICE:
+        keys_exist = settings.client_keys or settings.admin_keys
+        return Demand.CLIENT if keys_exist or not settings.dev else Demand.NOTHING
+    if settings.dev:
+        return Demand.NOTHING
+    if _is_under(path, _ADMIN_PATHS) or (method not in ("GET", "HEAD") and _is_under(path, _ADMIN_WRITES)):
+        return Demand.ADMIN
+    return Demand.ANY
+
+
+def _is_under(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Compares whole segments: ``/client-admin`` is not under ``/client``."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+
+
+class Gate:
+    """Lets a request through if its caller has the key that its route asks for."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = Keys(settings.client_keys, settings.admin_keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            demand = demand_of(self._settings, scope["method"], path)
+            if demand is not Demand.NOTHING:
+                schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
+                try:
+                    self._keys.check(demand, _header(scope, b"authorization"), schemes)
+                except TallyError as error:
+                    await say(surface_of(path), refusal_of(error))(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+class Edge:
+    """The outermost layer.
+
+    Routes match the path as it was sent: a key with a slash in it is one segment, ``a%2Fb``. An exception that nobody handled is logged
+    and answered without a word about the inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        if b"%" in scope["raw_path"]:
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        sent_id = (_header(scope, REQUEST_ID) or "").encode("latin-1")
+        request_id = sent_id if _REQUEST_ID_TEXT.fullmatch(sent_id) else uuid4().hex.encode()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be answered; the number is the one that nginx logs
+        except Exception as error:
+            _log.exception("http.failure", request_id=request_id.decode(), route=_route(scope))
+            if status:
+                raise
+            await say(surface_of(scope["path"]), refusal_of(error))(scope, receive, send_with_id)
+        _log.info(
+            "http.request",
+            method=scope["method"],
+            route=_route(scope),
+            status=status,
+            duration_ms=round((time.perf_counter() - began) * 1000, 1),
+            request_id=request_id.decode(),
+        )
+
+
+def _route(scope: Scope) -> str | None:
+    """The template of the path, never the path: keys of customers are in it."""
+    return getattr(scope.get("route"), "path_format", None)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for header, value in scope["headers"]:
+        if header == name:
+            return str(value, "latin-1")
+    return None

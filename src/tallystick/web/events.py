@@ -1,0 +1,97 @@
+"""Usage comes in: ``POST /api/v1/events``, CloudEvents or plain JSON of the same fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tallystick.metering.model import Receipt
+from tallystick.metering.sources import cloud_events
+from tallystick.service import Service
+from tallystick.web.body import LeanRoute, read_body
+from tallystick.web.problems import Refusal, Surface, say
+
+router = APIRouter(prefix="/api/v1", tags=["Usage"], route_class=LeanRoute)
+
+
+class Rejected(BaseModel):
+    index: int
+    code: str
+    detail: str
+
+
+class Recorded(BaseModel):
+    accepted: int
+    duplicates: int
+    unpriced: int
+    rejected: list[Rejected]
+
+
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "subject", "type", "data"],
+    "properties": {
+        "specversion": {"type": "string", "const": "1.0"},
+        "id": {"type": "string", "description": "the sender's id; with source and subject it names the event for ever"},
+        "source": {"type": "string"},
+        "subject": {"type": "string", "description": "key of the customer"},
+        "type": {"type": "string", "description": "key of the meter"},
+        "time": {"type": "string", "format": "date-time"},
+        "data": {
+            "type": "object",
+            "required": ["value"],
+            "properties": {
+                "value": {"anyOf": [{"type": "string"}, {"type": "number"}]},
+                "kind": {"type": "string"},
+                "resource": {"type": "string"},
+                "agent": {"type": "string"},
+                "unit_price": {"anyOf": [{"type": "string"}, {"type": "number"}]},
+            },
+        },
+    },
+}
+_EVENTS = {"type": "array", "items": _EVENT}
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"anyOf": [_EVENT, _EVENTS]}},
+        "application/cloudevents+json": {"schema": _EVENT},
+        "application/cloudevents-batch+json": {"schema": _EVENTS},
+        "application/x-ndjson": {"schema": {"type": "string"}},
+    },
+}
+
+
+@router.post("/events", response_model=Recorded, openapi_extra={"requestBody": _BODY})
+async def post_events(request: Request) -> Response:
+    """Records usage events. Once this answers, they are durable and charged; sending them again changes nothing.
+
+    What cannot be read is listed under ``rejected`` with its place in the request, and kept in quarantine. The binary mode of
+    CloudEvents (attributes in ``ce-`` headers) is understood too.
+    """
+    service: Service = request.app.state.service
+    settings = service.settings
+    body = await read_body(request, settings.max_body_bytes)
+    headers = request.headers
+    now = service.clock.now()
+    if "ce-specversion" in headers or "ce-id" in headers:
+        batch = cloud_events.read_binary(headers, body, now)
+    else:
+        batch = cloud_events.read(body, headers.get("content-type", ""), now, max_events=settings.max_events)
+    receipt = await service.intake.submit(batch)
+    if batch.unreadable and not batch.measurements:
+        return _nothing_read(receipt)
+    return Response(msgspec.json.encode(receipt), media_type="application/json")
+
+
+def _nothing_read(receipt: Receipt) -> Response:
+    first = receipt.rejected[0]
+    return say(
+        Surface.NATIVE,
+        Refusal(400, first.code, first.detail, more={"rejected": msgspec.to_builtins(receipt.rejected)}),
+    )

@@ -1,0 +1,151 @@
+"""How a refusal is said. The rule that was broken is stated once, where it is enforced; each surface says it in its own way.
+
+- native routes: ``application/problem+json`` (RFC 9457) with ``code`` and, where one is at fault, ``field``;
+- credits service: ``{"detail": ...}``, a text, or a list of faults if the request breaks the schema, as FastAPI has it;
+- OpenStack credits: ``text/plain``, ``<status>: <reason>``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
+
+import psycopg
+from fastapi.exceptions import RequestValidationError
+from psycopg_pool import TooManyRequests
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tallystick.access.keys import MissingKey
+from tallystick.kernel.errors import Overloaded, TallyError, Unavailable
+
+PROBLEM_JSON = "application/problem+json"
+INTERNAL_ERROR = "Internal server error - please try again later"
+MAX_FAULTS = 20
+"""Faults of one request that are named; a body with more is mended step by step."""
+MAX_NAME_CHARACTERS = 100
+"""Of a field's name that the caller made up, this much is repeated."""
+
+CREDITS_SERVICE_PATHS = frozenset({"/api/v1/accounts", "/api/v1/balance", "/api/v1/topup", "/api/v1/bill"})
+OPENSTACK_PATHS = ("/ping", "/write", "/api/v2/write", "/api/credits_history", "/api/metrics", "/api/costs_per_hour", "/api/doc")
+
+
+class Surface(Enum):
+    """Whose callers are served: it decides the shape of refusals and which keys are asked for."""
+
+    NATIVE = "native"
+    CREDITS_SERVICE = "credits-service"
+    OPENSTACK = "openstack-credits"
+
+
+def surface_of(path: str) -> Surface:
+    """The surface that a path belongs to; paths that do not exist are native."""
+    if path in CREDITS_SERVICE_PATHS:
+        return Surface.CREDITS_SERVICE
+    if any(path == prefix or path.startswith(f"{prefix}/") for prefix in OPENSTACK_PATHS):
+        return Surface.OPENSTACK
+    return Surface.NATIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What any surface needs to know to say no."""
+
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+    faults: Sequence[Mapping[str, Any]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What an exception means to the caller. One that nobody foresaw is an internal error and tells nothing about the inside."""
+    match error:
+        case TallyError(status=status) if status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Refusal(status, error.code, error.detail, error.field, headers=_headers(error))
+        case RequestValidationError() | ValidationError():
+            return _broken_schema(error)
+        case HTTPException():
+            return Refusal(error.status_code, _code(error.status_code), str(error.detail), headers=error.headers or {})
+        case TooManyRequests():
+            return refusal_of(Overloaded("too many requests wait for the database"))
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return refusal_of(Unavailable("the database cannot be reached"))
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", INTERNAL_ERROR)
+
+
+def say(surface: Surface, refusal: Refusal) -> Response:
+    """The refusal in the words of a surface."""
+    headers = dict(refusal.headers)
+    if surface is Surface.OPENSTACK:
+        text = f"{int(refusal.status)}: {refusal.detail}"
+        return Response(text.encode(errors="backslashreplace"), refusal.status, headers, "text/plain")
+    if surface is Surface.CREDITS_SERVICE:
+        return _json({"detail": refusal.faults or refusal.detail}, refusal.status, headers, "application/json")
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": int(refusal.status),
+        "detail": refusal.detail,
+        "code": refusal.code,
+    }
+    if refusal.field is not None:
+        body["field"] = refusal.field
+    if len(refusal.faults) > 1:
+        body["errors"] = [{"field": _path(fault["loc"]), "detail": fault["msg"]} for fault in refusal.faults]
+    return _json(body | dict(refusal.more), refusal.status, headers, PROBLEM_JSON)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The handler of every exception that a route may raise."""
+    return say(surface_of(request.scope["path"]), refusal_of(error))
+
+
+def _json(body: object, status: int, headers: dict[str, str], media_type: str) -> Response:
+    # ASCII, so that half a surrogate pair in a name that the caller made up cannot break the answer
+    return Response(json.dumps(body, separators=(",", ":")).encode(), status, headers, media_type)
+
+
+def _headers(error: TallyError) -> dict[str, str]:
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, MissingKey):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def _code(status: int) -> str:
+    return HTTPStatus(status).phrase.lower().replace(" ", "_")
+
+
+def _broken_schema(error: RequestValidationError | ValidationError) -> Refusal:
+    """All faults that pydantic found, without the input: it may be anything, and long."""
+    faults = [
+        {"type": fault["type"], "loc": [_short(part) for part in fault["loc"]], "msg": fault["msg"]}
+        for fault in error.errors()[:MAX_FAULTS]
+    ]
+    first = faults[0]
+    path = _path(first["loc"])
+    return Refusal(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", f"{path or 'the body'}: {first['msg']}", path or None, faults
+    )
+
+
+def _short(part: object) -> object:
+    return part[:MAX_NAME_CHARACTERS] if isinstance(part, str) else part
+
+
+def _path(loc: Sequence[object]) -> str:
+    """``model.tiers[0].amount`` for ``("body", "model", "tiers", 0, "amount")``."""
+    path = ""
+    for part in loc[1:] if loc and loc[0] in ("body", "query", "path", "header") else loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
