@@ -111,7 +111,7 @@ def fill(bench: Bench) -> list[Figure]:
     figures = [
         Figure(
             benchmark="fill",
-            name=f"events accepted, {format(count * BATCH_EVENTS, ',')}",
+            name=f"{count * BATCH_EVENTS:,} events accepted",
             value=window.rate * BATCH_EVENTS,
             unit="/s",
             note=_busy(shares),

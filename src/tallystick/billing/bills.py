@@ -16,7 +16,10 @@ from tallystick.metering.charges import Charges, Usage
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """A customer's month: its lines are usage totals, ``totals`` adds them up by asset in microunits. A draft until finalised."""
+    """A customer's month: its lines are usage totals, ``totals`` adds them up by asset in microunits.
+
+    A draft until finalised.
+    """
 
     customer: Customer
     month: Month

@@ -1,8 +1,8 @@
 """Money that somebody moves by instruction: opening a wallet, topping it up, granting, billing.
 
-Instructions that arrive together are carried out in one transaction, one after the other. Each has an id from which its transfers get
-theirs, so running it again after a crash moves nothing twice; an ``Idempotency-Key`` extends that to the caller: the same key
-gives the same answer for good.
+Instructions that arrive together are carried out in one transaction, one after the other. Each has an id from which its
+transfers get theirs, so running it again after a crash moves nothing twice; an ``Idempotency-Key`` extends that to the
+caller: the same key gives the same answer for good.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from tallystick.kernel.errors import Conflict, TallyError
 from tallystick.kernel.ids import derived_id
 from tallystick.kernel.money import format_amount
 from tallystick.ledger.contract import Ledger, Result, Status
-from tallystick.ledger.wallets import CreditPolicy, InsufficientCredits, LedgerRefusal, Movement, Payer, TransferCode, Wallets
+from tallystick.ledger.wallets import (
+    CreditPolicy,
+    InsufficientCredits,
+    LedgerRefusal,
+    Movement,
+    Payer,
+    TransferCode,
+    Wallets,
+)
 
 _SQL = Queries(Path(__file__).with_name("instructions.sql"))
 
@@ -50,9 +58,10 @@ class CustomerExists(TallyError):
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What is to be done for ``customer`` (a key). ``amount`` is in microunits of the asset whose ledger number is ``ledger``.
+    """What is to be done for ``customer`` (a key).
 
-    ``id`` names the instruction: a fresh UUIDv7, or derived from ``idempotency_key`` if the caller gave one.
+    ``amount`` is in microunits of the asset whose ledger number is ``ledger``. ``id`` names the instruction: a fresh
+    UUIDv7, or derived from ``idempotency_key`` if the caller gave one.
     """
 
     id: UUID
@@ -120,8 +129,8 @@ class Instructions:
     async def carry_out(self, instruction: Instruction) -> int:
         """Carries out one instruction and returns the balance after it, in microunits.
 
-        Raises ``UnknownCustomer``, ``CustomerExists`` (when opening), ``InsufficientCredits`` (when billing a prepaid wallet),
-        ``Conflict`` if the idempotency key was used for something else, ``Overloaded``, ``Unavailable``.
+        Raises ``UnknownCustomer``, ``CustomerExists`` (when opening), ``InsufficientCredits`` (when billing a prepaid
+        wallet), ``Conflict`` if the idempotency key was used for something else, ``Overloaded``, ``Unavailable``.
         """
         if instruction.idempotency_key is not None:
             instruction = replace(instruction, id=derived_id("idempotency", instruction.idempotency_key))
@@ -139,12 +148,16 @@ class Instructions:
         answers |= {i.id: (i.fingerprint, new[i.id]) for i in fresh}
         return [_answer_for(instruction, *answers[instruction.id]) for instruction in instructions]
 
-    async def _answered(self, conn: AsyncConnection, instructions: list[Instruction]) -> dict[UUID, tuple[bytes, Answer]]:
+    async def _answered(
+        self, conn: AsyncConnection, instructions: list[Instruction]
+    ) -> dict[UUID, tuple[bytes, Answer]]:
         keys = [i.idempotency_key for i in instructions if i.idempotency_key is not None]
         if not keys:
             return {}
         rows = await (await conn.execute(_SQL.answered, {"keys": keys})).fetchall()
-        return {derived_id("idempotency", key): (fingerprint, Answer.from_json(answer)) for key, fingerprint, answer in rows}
+        return {
+            derived_id("idempotency", key): (fingerprint, Answer.from_json(answer)) for key, fingerprint, answer in rows
+        }
 
     async def _keep(self, conn: AsyncConnection, instructions: list[Instruction], answers: dict[UUID, Answer]) -> None:
         keyed = [i for i in instructions if i.idempotency_key is not None]
@@ -173,8 +186,9 @@ class Instructions:
     async def _carry_out(self, conn: AsyncConnection, instructions: list[Instruction]) -> dict[UUID, Answer]:
         """Opens first, then money in, then bills: instructions that arrive together have no order of their own.
 
-        Customers are created before the ledger is locked, as intake does it, so that neither waits for the other in a circle. Whoever
-        carries out the same idempotency key meanwhile is met when the answer is kept: this transaction then fails and runs again.
+        Customers are created before the ledger is locked, as intake does it, so that neither waits for the other in a
+        circle. Whoever carries out the same idempotency key meanwhile is met when the answer is kept: this transaction
+        then fails and runs again.
         """
         if not instructions:
             return {}
@@ -189,7 +203,9 @@ class Instructions:
         answers = {i.id: _missing(i) for i in instructions if i.id not in movements}
         for instruction in sorted((i for i in instructions if i.id in movements), key=lambda i: i.type == "bill"):
             movement = movements[instruction.id]
-            answers[instruction.id] = _settle(instruction, results.get(instruction.id), left, (movement.payer.id, movement.ledger))
+            answers[instruction.id] = _settle(
+                instruction, results.get(instruction.id), left, (movement.payer.id, movement.ledger)
+            )
         return answers
 
     async def _payers(self, conn: AsyncConnection, instructions: list[Instruction]) -> dict[UUID, Payer]:
@@ -213,7 +229,7 @@ class Instructions:
 def _settle(
     instruction: Instruction, result: Result | None, left: dict[tuple[UUID, int], int], place: tuple[UUID, int]
 ) -> Answer:
-    """The answer to one instruction, given what was left before it; takes its effect into account for those after it."""
+    """The answer to one instruction, given what was ``left`` before it; its effect is noted there for the next ones."""
     if result is not None and result.status is Status.CREATED:
         left[place] += -result.amount if instruction.type == "bill" else result.amount
     if result is None or result.stands:

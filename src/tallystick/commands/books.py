@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from tallystick.database.embedded import EmbeddedPostgres, attach
 from tallystick.service import Service, open_service
@@ -14,27 +13,23 @@ POOL_SIZE = 4
 """Connections of a command: it does one thing after the other, and may share the server with a service and its pool."""
 
 
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[str]:
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
     """The URL of the database that ``settings`` mean.
 
-    Raises ``DataFolderInUse`` if a service on the folder has not finished starting, ``EmbeddedPostgresFailed``.
+    Raises ``DataFolderInUse`` while a service on the folder is starting or stopping, ``EmbeddedPostgresFailed``.
     """
-    url = settings.database_url or attach(settings.data_dir)
-    if url is not None:
+    if url := settings.database_url or attach(settings.data_dir):
         yield url
-        return
-    server = await asyncio.to_thread(EmbeddedPostgres.start, settings.data_dir)
-    try:
-        yield server.url
-    finally:
-        await asyncio.to_thread(server.stop)
+    else:
+        with EmbeddedPostgres.start(settings.data_dir) as server:
+            yield server.url
 
 
 @asynccontextmanager
 async def open_books(settings: Settings) -> AsyncIterator[Service]:
     """All parts on that database, migrated. Also raises ``Unavailable``, ``DatabaseNewer``, ``ServerTooOld``."""
-    async with open_database(settings) as url:
-        own = settings.model_copy(update={"database_pool_size": POOL_SIZE})
+    own = settings.model_copy(update={"database_pool_size": POOL_SIZE})
+    with database(settings) as url:  # blocks the loop, on which nothing else runs
         async with open_service(own, url) as service:
             yield service

@@ -19,7 +19,8 @@ DataDir = Annotated[
 Url = Annotated[
     str | None, typer.Option(help="Ask this running service, for example http://127.0.0.1:8001, instead of the database.")
 ]
-Month = Annotated[str | None, typer.Option(help="Business month as YYYY-MM.", show_default="this month")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Longest list.")]
+Cursor = Annotated[str | None, typer.Option(help="Go on where a list ended: its `next`.", show_default=False)]
 
 
 class ExitCode(IntEnum):

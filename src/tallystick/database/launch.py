@@ -1,8 +1,8 @@
 """Starts a program of PostgreSQL without root's rights, and so that it cannot outlive the service.
 
-Run by its path in a bare interpreter (about 10 ms), between our process and the program that replaces it. A ``preexec_fn`` would
-do the same in the forked child of a process with many threads, where a lock held by another thread at that moment
-hangs it for ever. Imports nothing of ours, so that it needs no search path.
+Run by its path in a bare interpreter (about 10 ms), between our process and the program that takes its place. A
+``preexec_fn`` would do the same in the forked child of a process with many threads, where a lock that another thread
+held at that moment hangs it for ever. Imports nothing of ours, so that it needs no search path.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ def command(program: list[str], *, uid: int, gid: int, death_signal: int) -> lis
 
     On Linux ``death_signal`` is sent to the program when the *thread* that started it ends, however it ends.
     """
-    us = [sys.executable, "-I", "-S", __file__]
-    return [*us, str(os.getpid()), str(death_signal), str(uid), str(gid), *program]
+    bare_interpreter = [sys.executable, "-I", "-S", __file__]
+    return [*bare_interpreter, str(os.getpid()), str(int(death_signal)), str(uid), str(gid), *program]
 
 
-def main(parent: int, death_signal: int, uid: int, gid: int, program: list[str]) -> None:
+def main(parent: int, death_signal: int, uid: int, gid: int, *, program: list[str]) -> None:
     os.umask(0o077)
     if uid != os.geteuid():
         os.setgroups([gid])
         os.setgid(gid)
         os.setuid(uid)
     if sys.platform == "linux":
-        # After setuid, which clears it; it survives execv.
+        # After setuid, which would clear it; execv keeps it.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         sys.exit("the service ended before its database server was started")
@@ -39,6 +39,6 @@ def main(parent: int, death_signal: int, uid: int, gid: int, program: list[str])
 
 if __name__ == "__main__":
     try:
-        main(*(int(word) for word in sys.argv[1:5]), sys.argv[5:])
+        main(*(int(word) for word in sys.argv[1:5]), program=sys.argv[5:])
     except OSError as error:
         sys.exit(f"{sys.argv[5]} cannot be started: {error}")

@@ -1,7 +1,7 @@
 """Brings a database's schema up to what this version of Tallystick needs.
 
-A migration is a plain SQL file, ``migrations/NNNN_name.sql``; they are applied in the order of their names, each once, each in
-one transaction together with the mark that it has been applied.
+A migration is a plain SQL file, ``migrations/NNNN_name.sql``. They are applied in the order of their names, each once,
+each in one transaction together with the mark that it has been applied.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import parse_uri
 from yoyo.migrations import Migration, default_migration_table
 
-from tallystick.database.pool import CONNECT_TIMEOUT_SECONDS, redact
-from tallystick.kernel.errors import TallyError, Unavailable
+from tallystick.database.pool import CONNECT_TIMEOUT_SECONDS, unreachable
+from tallystick.kernel.errors import TallyError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-ADVISORY_LOCK = 0x7411_9571_C4  # any number, the same in all versions
+ADVISORY_LOCK = 0x7A11_9571_C4  # any number, the same in all versions
 
 log = structlog.get_logger(__name__)
 
 
 class DatabaseNewer(TallyError):
-    """The database has been migrated by a newer version of Tallystick, which this one does not understand."""
+    """The database was migrated by a newer version of Tallystick, which this one does not understand."""
 
     code = "database_newer"
     status = 503
@@ -37,7 +37,8 @@ class DatabaseNewer(TallyError):
 def migrate(url: str, folder: Path = MIGRATIONS) -> list[str]:
     """Applies what is pending and returns the names, oldest first. Safe to call from many processes at once.
 
-    Raises ``DatabaseNewer``, ``Unavailable``, or ``psycopg.Error`` if a migration is refused; those before it stay applied.
+    Raises ``DatabaseNewer``, ``Unavailable``, or ``psycopg.Error`` if the database refuses a migration; those before it
+    stay applied.
     """
     with _Backend(url) as backend, backend.lock():
         waiting = _pending(backend, folder)
@@ -48,16 +49,17 @@ def migrate(url: str, folder: Path = MIGRATIONS) -> list[str]:
 
 
 def pending(url: str, folder: Path = MIGRATIONS) -> list[str]:
-    """The names of the migrations that ``migrate`` would apply; changes nothing. Raises ``DatabaseNewer`` or ``Unavailable``."""
+    """The names of what ``migrate`` would apply; changes nothing. Raises ``DatabaseNewer`` or ``Unavailable``."""
     with _Backend(url) as backend:
         return [migration.id for migration in _pending(backend, folder)]
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no types
-    """yoyo's own, with what a crash at any moment must not undo.
+    """yoyo's own, made safe to kill.
 
-    yoyo commits a migration and the mark for it one after the other, and locks with a row of a table: a process that is killed in
-    between leaves a database that can no longer be migrated. Here both are one transaction, and the lock is the session's.
+    yoyo commits a migration and its mark one after the other, and locks with a row of a table: a process killed between
+    the two leaves a database that can never be migrated again. Here they are one transaction, and the session's end
+    frees the lock.
     """
 
     def __init__(self, url: str) -> None:
@@ -68,12 +70,12 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
         """libpq reads the URL itself: yoyo's parser knows neither several hosts nor key=value strings."""
         try:
             return psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS)
-        except psycopg.OperationalError as error:
-            raise Unavailable(f"the database ({redact(self._url)}) cannot be reached.") from error
+        except psycopg.Error as error:
+            raise unreachable(self._url, error) from None
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[None]:
-        """Waits for its turn as long as it takes: whoever holds the lock is at work, or its session has ended."""
+        """Waits for its turn as long as it takes: who holds the lock is at work, or its session would have ended."""
         self.connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         try:
             yield
@@ -98,6 +100,6 @@ def _pending(backend: _Backend, folder: Path) -> list[Migration]:
     applied = backend.applied()
     if unknown := sorted(applied - {migration.id for migration in known}):
         raise DatabaseNewer(
-            f"the database has been migrated to {unknown[-1]} by a newer Tallystick, which this version does not know: update it."
+            f"the database was migrated to {unknown[-1]} by a newer Tallystick than this one: update this one."
         )
     return [migration for migration in known if migration.id not in applied]

@@ -1,7 +1,7 @@
 """Connections to PostgreSQL.
 
-A connection from the pool is in autocommit mode, so a single statement is a transaction of its own; several belong together
-in ``async with connection.transaction()``, opened at the edge (request, job, command) and nowhere else.
+A connection from the pool is in autocommit mode, so a single statement is a transaction of its own; several belong
+together in ``async with connection.transaction()``, opened at the edge (request, job, command) and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SERVER_POLL_SECONDS = 0.1
 # How long, and in what number, callers queue for a connection before they get PoolTimeout or TooManyRequests.
 CHECKOUT_TIMEOUT_SECONDS = 10.0
 MAX_WAITING = 1000
-# The few statements of the hot path come again at once; 3 lets one-off statements go by unprepared.
+# The statements of the hot path come again at once and are worth preparing; those that come once or twice are not.
 PREPARE_THRESHOLD = 3
 PREPARED_MAX = 200
 
@@ -43,10 +43,10 @@ class ServerTooOld(TallyError):
 
 
 async def open_pool(url: str, *, size: int) -> Pool:
-    """A pool of exactly ``size`` connections, all of them open, with the session's time zone set to UTC.
+    """A pool of exactly ``size`` connections, all open, with the session's time zone set to UTC. The caller closes it.
 
-    The size is fixed because a pool that grows on demand makes the first caller of every burst wait. Raises ``Unavailable``
-    if the server does not answer now, ``ServerTooOld`` if it is older than PostgreSQL 15.
+    The size is fixed because a pool that grows on demand makes the first callers of every burst wait.
+    Raises ``Unavailable`` if the server does not answer now, ``ServerTooOld`` if it is older than PostgreSQL 15.
     """
     await wait_for_server(url, timeout_seconds=0)
     pool: Pool = AsyncConnectionPool(
@@ -75,25 +75,31 @@ async def open_pool(url: str, *, size: int) -> Pool:
 
 
 async def wait_for_server(url: str, *, timeout_seconds: float = SERVER_WAIT_SECONDS) -> None:
-    """Returns when the server accepts a connection; tries once at least.
+    """Returns when the server accepts a connection; tries at least once.
 
     Raises ``Unavailable`` after ``timeout_seconds``, ``ServerTooOld`` if the server is older than PostgreSQL 15.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
-            connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS)
+            connection = await psycopg.AsyncConnection.connect(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)
             break
-        except psycopg.OperationalError as error:
-            if time.monotonic() >= deadline:
-                raise Unavailable(f"the database ({redact(url)}) cannot be reached: {_reason(error)}.") from None
-        except psycopg.ProgrammingError:  # its text would quote the URL
-            raise Unavailable("the database URL cannot be read: it must be postgresql://user:password@host/name.") from None
+        except psycopg.Error as error:
+            if not isinstance(error, psycopg.OperationalError) or time.monotonic() >= deadline:
+                raise unreachable(url, error) from None
         await asyncio.sleep(SERVER_POLL_SECONDS)
     async with connection:
         version = connection.info.server_version
         if version < OLDEST_SERVER_VERSION:
             raise ServerTooOld(f"the database ({redact(url)}) is PostgreSQL {version // 10000}; 15 or newer is needed.")
+
+
+def unreachable(url: str, error: psycopg.Error) -> Unavailable:
+    """What to raise when connecting to ``url`` has failed with ``error``. Never shows a password."""
+    if not isinstance(error, psycopg.OperationalError):  # its text would quote the URL
+        return Unavailable("the database URL cannot be read: it must look like postgresql://user:password@host/name.")
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return Unavailable(f"the database ({redact(url)}) cannot be reached: {reason[0].rstrip('.')}.")
 
 
 def redact(url: str) -> str:
@@ -102,7 +108,7 @@ def redact(url: str) -> str:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         return "unreadable database URL"
-    return conninfo.make_conninfo(**{name: parts[name] for name in _SHOWN_PARTS if parts.get(name)}) or "local default"
+    return conninfo.make_conninfo(**{name: str(parts[name]) for name in _SHOWN_PARTS if parts.get(name)})
 
 
 async def _configure(connection: Connection) -> None:
@@ -113,8 +119,8 @@ async def _configure(connection: Connection) -> None:
 async def _check(connection: Connection, pool: Pool) -> None:
     """Raises ``OperationalError`` if the server has ended this idle connection, and has the others looked at too.
 
-    On an idle connection a server says hardly anything but farewell; so only one that has said something is tried out. The pool
-    waits longer after each bad connection that it hands out: a server that was restarted must not be met ten times.
+    On an idle connection a server says hardly anything but farewell, so only one that has said something is tried out.
+    The pool waits longer after each bad connection that it hands out: a restarted server must not be met ten times.
     """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -124,9 +130,3 @@ async def _check(connection: Connection, pool: Pool) -> None:
         except psycopg.OperationalError:
             await pool.check()
             raise
-
-
-def _reason(error: psycopg.OperationalError) -> str:
-    """The first line of libpq's message, which names the server and never the password."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

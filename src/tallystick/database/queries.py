@@ -15,7 +15,9 @@ class Queries:
 
     def __init__(self, path: Path) -> None:
         loaded: Any = aiosql.from_path(path, "psycopg", mandatory_parameters=False)
-        self._sql: dict[str, str] = {name: getattr(loaded, name).sql for name in loaded.available_queries if "_cursor" not in name}
+        self._sql: dict[str, str] = {
+            name: getattr(loaded, name).sql for name in loaded.available_queries if not name.endswith("_cursor")
+        }
 
     def __getattr__(self, name: str) -> str:
         try:
@@ -30,7 +32,8 @@ class Queries:
 def array(items: Iterable[object]) -> str:
     """The text of a PostgreSQL array of numbers, dates or ids that are text already.
 
-    One string parses far faster than psycopg adapts thousands of elements one by one. Not for other text: nothing is quoted.
+    One string parses far faster than psycopg adapts thousands of elements one by one. Not for other text: nothing is
+    quoted.
     """
     return "{" + ",".join([str(item) for item in items]) + "}"
 

@@ -31,7 +31,7 @@ class TestClock:
         return self._instant
 
     def set(self, instant: datetime) -> None:
-        """Moves to ``instant`` (aware). Raises ``ValueError`` if that is in the past: business time never runs backwards."""
+        """Moves to ``instant`` (aware). Raises ``ValueError`` if that is past: business time never runs backwards."""
         if instant < self._instant:
             raise ValueError(f"the clock stands at {self._instant.isoformat()} and does not run backwards")
         self._instant = instant.astimezone(UTC)

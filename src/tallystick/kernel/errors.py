@@ -1,14 +1,17 @@
 """The one shape of every refusal: a stable code, an HTTP status and a sentence.
 
-A surface decides how to say it (problem+json, ``detail``, reason phrase); the rule that was broken is stated once, where it
-is enforced.
+A surface decides how to say it (problem+json, ``detail``, reason phrase); the rule that was broken is stated once,
+where it is enforced.
 """
 
 from __future__ import annotations
 
 
 class TallyError(Exception):
-    """Base of all refusals. ``str(error)`` is one sentence that names the field and the rule, fit to be shown to the caller."""
+    """Base of all refusals.
+
+    ``str(error)`` is one sentence that names the field and the rule, fit to be shown to the caller.
+    """
 
     code: str = "internal_error"
     status: int = 500

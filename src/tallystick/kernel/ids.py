@@ -1,4 +1,4 @@
-"""Ids. What has a cause gets an id derived from it, so doing a thing twice does it once; everything else gets a UUIDv7."""
+"""Ids. What has a cause gets an id derived from it, so doing a thing twice does it once; all else gets a UUIDv7."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def derived_id(*parts: str | bytes | UUID) -> UUID:
 def measurement_id(source: str, sender_id: str) -> int:
     """The id, as a 128-bit number, of what ``source`` calls ``sender_id``.
 
-    A UUID keeps its leading 64 bits, so time-ordered ids stay time-ordered, and has the source mixed into the rest; within one
-    source that is reversible, so two UUIDs never share an id. Any other text is hashed with its source.
+    A UUID keeps its leading 64 bits, so time-ordered ids stay time-ordered, and has the source mixed into the rest;
+    within one source that is reversible, so two UUIDs never share an id. Any other text is hashed with its source.
     """
     if len(sender_id) == 36 and _UUID_TEXT.fullmatch(sender_id):
         return int(sender_id.replace("-", ""), 16) ^ _source_mask(source)

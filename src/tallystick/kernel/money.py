@@ -15,14 +15,14 @@ MAX_AMOUNT = 10**15 * MICROUNITS
 CREDIT = "CREDIT"
 
 EXACT = Context(prec=400, Emax=2000, Emin=-2000, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
-"""Arithmetic that is exact or raises. 400 digits hold any sum or product of values within the limits of ``kernel.text``."""
+"""Arithmetic that is exact or raises. 400 digits hold any sum or product of values of at most 100 digits."""
 
 
 def parse_amount(value: Decimal | int | str, field: str = "amount", *, signed: bool = False) -> int:
     """Microunits of a decimal amount, exactly.
 
-    Raises ``InvalidInput`` if it is no finite number, has more than six decimal places, exceeds ``MAX_AMOUNT``, or is negative
-    unless ``signed``.
+    Raises ``InvalidInput`` if it is no finite number, has more than six decimal places, exceeds ``MAX_AMOUNT``, or is
+    negative unless ``signed``.
     """
     try:
         number = Decimal(value)
@@ -34,14 +34,14 @@ def parse_amount(value: Decimal | int | str, field: str = "amount", *, signed: b
         raise InvalidInput(f"{field} must not exceed {MAX_AMOUNT // MICROUNITS}", field=field)
     if number < 0 and not signed:
         raise InvalidInput(f"{field} must not be negative", field=field)
-    sign, digits, exponent = number.normalize(EXACT).as_tuple()
-    if isinstance(exponent, int) and exponent < -6:
-        raise InvalidInput(f"{field} must have at most six decimal places", field=field)
-    return int(EXACT.scaleb(number, 6))
+    try:
+        return int(EXACT.to_integral_exact(EXACT.scaleb(number, 6)))
+    except Inexact:
+        raise InvalidInput(f"{field} must have at most six decimal places", field=field) from None
 
 
 def format_amount(microunits: int, *, places: int = 0) -> str:
-    """The exact decimal text of an amount, without trailing zeros beyond ``places`` decimal places: ``99.75``, ``200``, ``0.0028``."""
+    """The exact decimal text of an amount: ``99.75``, ``200``, ``0.0028``; zeros at its end only up to ``places``."""
     sign = "-" if microunits < 0 else ""
     whole, fraction = divmod(abs(microunits), MICROUNITS)
     decimals = f"{fraction:06d}".rstrip("0").ljust(places, "0")

@@ -1,12 +1,13 @@
-"""Keyset paging: a page ends with a cursor that says where the next one starts, so pages stay right while rows are added."""
+"""Keyset paging: a page ends with a cursor that says where the next one starts, so added rows shift nothing."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from tallystick.kernel.errors import InvalidInput
 
@@ -34,9 +35,9 @@ def read_cursor(cursor: str | None, parts: int) -> tuple[str, ...] | None:
     if cursor is None:
         return None
     try:
-        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError):
-        place = None
-    if not isinstance(place, list) or len(place) != parts or not all(isinstance(part, str) and "\0" not in part for part in place):
+        place = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[str])
+    except ValueError:  # neither base64 nor a flat list of Unicode texts
+        place = []
+    if len(place) != parts or any("\0" in part for part in place):
         raise InvalidInput("cursor must be one that a page of this list gave", field="cursor")
     return tuple(place)

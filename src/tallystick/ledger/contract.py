@@ -1,7 +1,8 @@
 """What every ledger engine does, in the vocabulary of TigerBeetle (docs.tigerbeetle.com, "Data Modeling").
 
-A ledger knows accounts and transfers. A transfer moves an amount of one asset from its debit account to its credit account,
-under an id that its cause fixes; posting the same transfer again answers ``EXISTS`` and changes nothing. Amounts are microunits.
+A ledger knows accounts and transfers. A transfer moves an amount of one asset from its debit account to its credit
+account, under an id that its cause fixes; posting the same transfer again answers ``EXISTS`` and changes nothing.
+Amounts are microunits.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Account:
         """Credits minus debits."""
         return self.credits_posted - self.debits_posted
 
-    def moved(self, *, debits: int = 0, credits: int = 0) -> Account:
+    def moved(self, *, debited: int = 0, credited: int = 0) -> Account:
         """This account after such amounts were posted."""
         return Account(
             self.id,
@@ -72,14 +73,18 @@ class Account:
             self.ledger,
             self.code,
             self.flags,
-            self.debits_posted + debits,
-            self.credits_posted + credits,
+            self.debits_posted + debited,
+            self.credits_posted + credited,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One balanced movement. Both accounts belong to the customer ``customer_id``, in whose part of the books it stands."""
+    """One balanced movement, in the books of the customer ``customer_id``, to whom both accounts belong.
+
+    An account of another customer is not found. ``id`` is derived from the cause, so it names one transfer in the whole
+    ledger.
+    """
 
     id: UUID
     customer_id: UUID
@@ -95,7 +100,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The status of one transfer and the amount that stands in the books for it (less than asked if it was balancing)."""
+    """The status of one transfer, and the amount that stands in the books for it; a balancing one may move less."""
 
     status: Status
     amount: int = 0

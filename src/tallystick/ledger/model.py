@@ -24,9 +24,9 @@ class Books:
         if transfer.debit_account_id == transfer.credit_account_id:
             return Result(Status.ACCOUNTS_MUST_BE_DIFFERENT)
         debit, credit = self.accounts.get(transfer.debit_account_id), self.accounts.get(transfer.credit_account_id)
-        if debit is None:
+        if debit is None or debit.customer_id != transfer.customer_id:
             return Result(Status.DEBIT_ACCOUNT_NOT_FOUND)
-        if credit is None:
+        if credit is None or credit.customer_id != transfer.customer_id:
             return Result(Status.CREDIT_ACCOUNT_NOT_FOUND)
         if debit.ledger != credit.ledger:
             return Result(Status.ACCOUNTS_MUST_HAVE_THE_SAME_LEDGER)
@@ -43,8 +43,8 @@ class Books:
         if credit.flags & AccountFlags.CREDITS_MUST_NOT_EXCEED_DEBITS and amount > -credit.credit_balance:
             return Result(Status.EXCEEDS_DEBITS)
 
-        self.accounts[debit.id] = debit.moved(debits=amount)
-        self.accounts[credit.id] = credit.moved(credits=amount)
+        self.accounts[debit.id] = debit.moved(debited=amount)
+        self.accounts[credit.id] = credit.moved(credited=amount)
         self.changed.update((debit.id, credit.id))
         stands = transfer if amount == transfer.amount else replace(transfer, amount=amount)
         self.transfers[transfer.id] = stands

@@ -1,8 +1,8 @@
 """The ledger engine on PostgreSQL: posts in the caller's transaction, a whole batch in one set of statements.
 
 Batches that move money are serialised by one advisory lock which is held until the transaction ends, so the order of
-``sequence`` is the order of commits, no account is ever read while another transaction changes it, and a hot account is no slower
-than a cold one. The rules are those of ``model.Books``; the table's constraints guard the limits once more.
+``sequence`` is the order of commits, no account is ever read while another transaction changes it, and a hot account is
+no slower than a cold one. The rules are those of ``model.Books``; the table's constraints guard the limits once more.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class PostgresLedger:
     async def accounts(self, conn: AsyncConnection, ids: list[tuple[UUID, UUID]]) -> dict[UUID, Account]:
         cursor = await conn.execute(
             _SQL.accounts,
-            {"customer_ids": uuid_array(customer_id for customer_id, _ in ids), "ids": uuid_array(account_id for _, account_id in ids)},
+            {
+                "customer_ids": uuid_array(customer_id for customer_id, _ in ids),
+                "ids": uuid_array(account_id for _, account_id in ids),
+            },
         )
         return {
             row[1]: Account(row[1], row[0], row[2], row[3], AccountFlags(row[4]), int(row[5]), int(row[6]))

@@ -3,8 +3,8 @@
     granted --(grant, top-up)--> wallet --(bill, usage)--> used
                                  wallet --(repayment)----> arrears --(usage)--> used
 
-Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero: usage that has already happened then goes to
-arrears, and money that comes in repays arrears first.
+Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero: usage that has already happened
+then goes to arrears, and money that comes in repays arrears first.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from tallystick.kernel.errors import TallyError
 from tallystick.kernel.ids import derived_id
 from tallystick.ledger.contract import Account, AccountFlags, Ledger, Result, Status, Transfer, TransferFlags
 
-
 CreditPolicy = Literal["postpaid", "prepaid"]
-"""``prepaid``: what can be refused is refused when the wallet is empty. ``postpaid``: nothing is refused, the balance may be negative."""
+"""``prepaid``: what can be refused is refused when the wallet is empty. ``postpaid``: nothing is, and debt may grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,9 @@ class Wallets:
     async def bill(self, conn: AsyncConnection, movements: list[Movement]) -> list[Result]:
         """Takes amounts from wallets, one after the other; ``EXCEEDS_CREDITS`` where a prepaid wallet holds less."""
         return await self._post(
-            conn, [_transfer(movement, AccountCode.WALLET, AccountCode.USED, TransferCode.BILL) for movement in movements], movements
+            conn,
+            [_transfer(movement, AccountCode.WALLET, AccountCode.USED, TransferCode.BILL) for movement in movements],
+            movements,
         )
 
     async def charge(self, conn: AsyncConnection, movements: list[Movement]) -> None:
@@ -144,13 +145,19 @@ class Wallets:
         returned = [m for m in movements if m.amount < 0]
         _insist(
             await self._post(
-                conn, [_transfer(m, AccountCode.WALLET, AccountCode.USED, TransferCode.USAGE) for m in postpaid], postpaid
+                conn,
+                [_transfer(m, AccountCode.WALLET, AccountCode.USED, TransferCode.USAGE) for m in postpaid],
+                postpaid,
             )
         )
         await self._charge_prepaid(conn, prepaid)
         _insist(
             await self._income(
-                conn, [(Movement(m.id, m.payer, m.ledger, -m.amount), AccountCode.USED, TransferCode.USAGE) for m in returned]
+                conn,
+                [
+                    (Movement(m.id, m.payer, m.ledger, -m.amount), AccountCode.USED, TransferCode.USAGE)
+                    for m in returned
+                ],
             )
         )
 
@@ -201,7 +208,9 @@ class Wallets:
             if result.amount < m.amount
         ]
         _insist(
-            await self._post(conn, [_transfer(m, AccountCode.ARREARS, AccountCode.USED, TransferCode.USAGE) for m in owed], owed)
+            await self._post(
+                conn, [_transfer(m, AccountCode.ARREARS, AccountCode.USED, TransferCode.USAGE) for m in owed], owed
+            )
         )
 
     async def _income(
@@ -211,18 +220,30 @@ class Wallets:
             return []
         movements = [movement for movement, _, _ in incomes]
         results = await self._post(
-            conn, [_transfer(movement, source, AccountCode.WALLET, code) for movement, source, code in incomes], movements
+            conn,
+            [_transfer(movement, source, AccountCode.WALLET, code) for movement, source, code in incomes],
+            movements,
         )
-        came_in = [movement for movement, result in zip(movements, results, strict=True) if result.status is Status.CREATED]
+        came_in = [
+            movement for movement, result in zip(movements, results, strict=True) if result.status is Status.CREATED
+        ]
         indebted = await self._indebted(conn, came_in)
         repayments = [
-            Movement(repayment_id(m.id), m.payer, m.ledger, m.amount, m.id) for m in came_in if (m.payer.id, m.ledger) in indebted
+            Movement(repayment_id(m.id), m.payer, m.ledger, m.amount, m.id)
+            for m in came_in
+            if (m.payer.id, m.ledger) in indebted
         ]
         _insist(
             await self._post(
                 conn,
                 [
-                    _transfer(m, AccountCode.WALLET, AccountCode.ARREARS, TransferCode.REPAYMENT, TransferFlags.BALANCING_CREDIT)
+                    _transfer(
+                        m,
+                        AccountCode.WALLET,
+                        AccountCode.ARREARS,
+                        TransferCode.REPAYMENT,
+                        TransferFlags.BALANCING_CREDIT,
+                    )
                     for m in repayments
                 ],
                 repayments,
@@ -239,13 +260,17 @@ class Wallets:
         return {(account.customer_id, account.ledger) for account in accounts.values() if account.credit_balance < 0}
 
     async def _post(self, conn: AsyncConnection, transfers: list[Transfer], movements: list[Movement]) -> list[Result]:
-        """Posts; where a payer has no accounts yet, opens them and posts again, so that known payers cost nothing extra."""
+        """Posts; where a payer has no accounts yet, opens them and posts again: known payers cost nothing extra."""
         results = await self._ledger.post(conn, transfers)
         missing = [index for index, result in enumerate(results) if result.status in _WITHOUT_ACCOUNT]
         if missing:
             payers = {(movements[index].payer, movements[index].ledger) for index in missing}
-            await self._ledger.create_accounts(conn, [account for payer, ledger in payers for account in _accounts(payer, ledger)])
-            for index, result in zip(missing, await self._ledger.post(conn, [transfers[i] for i in missing]), strict=True):
+            await self._ledger.create_accounts(
+                conn, [account for payer, ledger in payers for account in _accounts(payer, ledger)]
+            )
+            for index, result in zip(
+                missing, await self._ledger.post(conn, [transfers[i] for i in missing]), strict=True
+            ):
                 results[index] = result
         return results
 

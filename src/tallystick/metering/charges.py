@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -43,12 +44,14 @@ class ChargeId:
             customer, measurement = text.split(".")
             return cls(UUID(customer), UUID(measurement))
         except ValueError:
-            raise InvalidInput(f"{field} must be two UUIDs joined by a dot, as a list of charges shows them", field=field) from None
+            raise InvalidInput(
+                f"{field} must be two UUIDs joined by a dot, as a list of charges shows them", field=field
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One measurement with what it cost: ``amount`` in microunits of ``asset``, both ``None`` while it waits for a price."""
+    """One measurement with what it cost: ``amount`` in microunits of ``asset``; both ``None`` while it waits."""
 
     id: ChargeId
     at: datetime
@@ -68,7 +71,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A usage total and what it costs: ``F(quantity)`` in microunits of ``asset``; without a price, both are ``None``."""
+    """A usage total and what it costs: ``F(quantity)`` in microunits of ``asset``; both ``None`` without a price."""
 
     period: date
     meter: str
@@ -85,10 +88,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
-    """Microcredits that were left after the charge for a measurement taken ``at``, and the friendly name of its meter."""
+    """Microcredits left, and used so far, after the charge for a measurement taken ``at``; its meter's friendly name."""
 
     at: datetime
     left: int
+    used: int
     meter_name: str
 
 
@@ -124,9 +128,11 @@ class Charges:
                 },
             )
         ).fetchall()
-        charges = [_charge(row) for row in rows[:limit]]
+        charges = [_charge(*row) for row in rows[:limit]]
         more = len(rows) > limit
-        return Page(charges, next_cursor(charges[-1].at.isoformat(), str(charges[-1].id.measurement_id)) if more else None)
+        return Page(
+            charges, next_cursor(charges[-1].at.isoformat(), str(charges[-1].id.measurement_id)) if more else None
+        )
 
     async def usage(self, conn: AsyncConnection, customer_id: UUID, first: date, last: date) -> list[Usage]:
         """The usage totals of the periods that begin on the days ``first`` to ``last``, priced as they stand."""
@@ -135,34 +141,37 @@ class Charges:
         return [_usage(*row) for row in rows]
 
     async def history(
-        self, conn: AsyncConnection, customer_id: UUID, payer_id: UUID, ledger: int, since: datetime | None, until: datetime | None
+        self,
+        conn: AsyncConnection,
+        customer_id: UUID,
+        payer_id: UUID,
+        ledger: int,
+        since: datetime | None,
+        until: datetime | None,
     ) -> list[HistoryPoint]:
         """Credits left after each charge for a measurement taken in [``since``, ``until``], newest first."""
         wallets = [account_id(payer_id, ledger, code) for code in (AccountCode.WALLET, AccountCode.ARREARS)]
         parameters = {
             "customer_id": customer_id,
             "payer_id": payer_id,
+            "ledger": ledger,
             "wallets": wallets,
             "since": since or BEGINNING,
             "until": until or END,
             "limit": MAX_HISTORY,
         }
         rows = await (await conn.execute(_SQL.history, parameters)).fetchall()
-        return [HistoryPoint(at, int(left), name) for at, left, name in rows]
+        return [HistoryPoint(at, int(left), int(used), name) for at, left, used, name in rows]
 
     async def any(self, conn: AsyncConnection, customer_id: UUID) -> bool:
         """Whether anything was ever charged for this customer's usage."""
         return await (await conn.execute(_SQL.any_charge, {"customer_id": customer_id})).fetchone() is not None
 
 
-def _charge(row: tuple[object, ...]) -> Charge:
-    customer_id, measurement_id, *fields, amount, transfer_id = row
-    return Charge(
-        ChargeId(customer_id, measurement_id),  # type: ignore[arg-type]
-        *fields,  # type: ignore[arg-type]
-        int(amount) if amount is not None else None,  # type: ignore[call-overload]
-        transfer_id,  # type: ignore[arg-type]
-    )
+def _charge(customer_id: UUID, measurement_id: UUID, *fields: Any) -> Charge:
+    *described, amount, transfer_id = fields
+    cost = int(amount) if amount is not None else None
+    return Charge(ChargeId(customer_id, measurement_id), *(*described, cost, transfer_id))
 
 
 def _usage(

@@ -18,28 +18,30 @@ where t.customer_id = :customer_id and t.period >= :first::date and t.period <= 
 order by t.period, t.meter, t.kind, p.effective_from, t.price_id
 
 -- name: history
--- Credits left in the payer's wallet after each charge, newest measurement first: the wallet's balance once the charge's transfer
--- was posted, plus what that transfer charged for later measurements.
+-- After each charge, newest measurement first: the credits left in the payer's wallet, which is the wallet's balance once the charge's
+-- transfer was posted plus what that transfer charged for later measurements; and the credits the customer had used by then.
 with wallet as (
     select coalesce(t.cause_id, t.id) as id, t.sequence,
         sum(case when t.credit_account_id = any (:wallets::uuid[]) then t.amount else 0 end
             - case when t.debit_account_id = any (:wallets::uuid[]) then t.amount else 0 end)
             over (order by t.sequence) as left_after
     from ledger_transfers as t
-    where t.customer_id = :payer_id
+    where t.customer_id = :payer_id and t.ledger = :ledger
 ),
 settled as (
-    select distinct on (id) id, left_after from wallet order by id, sequence desc
+    select distinct on (id) id, sequence, left_after from wallet order by id, sequence desc
 ),
 charged as (
-    select m.at, m.id, s.meter, m.amount, w.left_after + sum(m.amount) over (partition by m.transfer_id) - sum(m.amount) over (
-            partition by m.transfer_id order by m.at, m.id) as left_after
+    select m.at, m.id, s.meter, m.amount,
+        w.left_after + sum(m.amount) over (partition by m.transfer_id)
+            - sum(m.amount) over (partition by m.transfer_id order by m.at, m.id) as left_after,
+        sum(m.amount) over (order by w.sequence, m.at, m.id) as used_after
     from measurements as m
     join series as s on s.customer_id = m.customer_id and s.id = m.series_id
     join settled as w on w.id = m.transfer_id
     where m.customer_id = :customer_id and m.amount <> 0
 )
-select c.at, c.left_after, mt.name
+select c.at, c.left_after, c.used_after, mt.name
 from charged as c
 join meters as mt on mt.key = c.meter
 where c.at >= :since::timestamptz and c.at <= :until::timestamptz

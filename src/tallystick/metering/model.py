@@ -12,8 +12,8 @@ import msgspec
 class Measurement(msgspec.Struct, frozen=True, gc=False):
     """One value at one time, as a source read it.
 
-    ``source`` and ``sender_id`` together name it for ever: the same pair from the same customer is a duplicate, whatever else
-    differs. A source without ids uses its natural key (series and timestamp) as ``sender_id``.
+    ``source`` and ``sender_id`` together name it for ever: the same pair from the same customer is a duplicate,
+    whatever else differs. A source without ids uses its natural key (series and timestamp) as ``sender_id``.
     """
 
     source: str
@@ -31,7 +31,8 @@ class Measurement(msgspec.Struct, frozen=True, gc=False):
 class Unreadable(msgspec.Struct, frozen=True, gc=False):
     """A piece of input that could not be read: kept as it came, with the reason.
 
-    ``index`` is its place in what was sent (0-based item or line); ``code`` is stable, ``detail`` is a sentence for people.
+    ``index`` is its place in what was sent (0-based item or line); ``code`` is stable, ``detail`` is a sentence for
+    people.
     """
 
     index: int
@@ -43,7 +44,7 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What one request brought: the measurements that could be read, each with its place in the input, and what could not.
+    """What one request brought: the measurements that could be read, each with its place in the input, and the rest.
 
     ``source`` names the door it came through (``events``, ``line-protocol``), whose reader can read it again.
     """
@@ -53,7 +54,7 @@ class Batch(msgspec.Struct, frozen=True):
     indexes: list[int]
     unreadable: list[Unreadable]
     creates_meters: bool = True
-    """Whether usage of an unknown meter creates it (as a sum of deltas); if not, it is kept as unreadable until it exists."""
+    """Whether usage of an unknown meter creates it (as a sum of deltas) or is kept as unreadable until it exists."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of a batch. ``accepted`` counts new measurements, those still without a price (``unpriced``) among them."""
+    """What became of a batch. ``accepted`` counts new measurements, those without a price (``unpriced``) among them."""
 
     accepted: int
     duplicates: int

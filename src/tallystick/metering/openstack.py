@@ -1,4 +1,4 @@
-"""The two meters of OpenStack projects, with their prices: what the first of the five systems knew without being told."""
+"""The two meters of OpenStack projects, with their prices: what the first of the five systems knew by itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From values to quantities: what a measurement adds to its usage total. Pure.
 
-Where the quantity depends on what came before, a ``State`` is folded over the measurements of one scope in the order of their
-times. A measurement older than its state is kept and counts zero, so the fold never has to be undone.
+Where the quantity depends on what came before, a ``State`` is folded over the measurements of one scope in the order of
+their times. A measurement older than its state is kept and counts zero, so the fold never has to be undone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Fold = Callable[[State | None, Decimal, datetime], Step]
 def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal) -> UUID:
     """The id of what a stateful meter keeps its state for.
 
-    A counter: the resource, for ever. A maximum or latest value: the kind in a period. A unique count: each value of the kind in a
-    period.
+    A counter: the resource, for ever. A maximum or latest value: the kind in a period. A unique count: each value of
+    the kind in a period.
     """
     if meter.kind == "counter":
         return derived_id("counter", meter.key, resource)

@@ -61,7 +61,10 @@ async def page(conn: AsyncConnection, cursor: str | None, limit: int, *, replaye
     """Pieces in the order in which they came: those that wait, or those that were replayed."""
     after_time, after_id = read_cursor(cursor, 2) or ("-infinity", str(NIL))
     try:
-        after = (UUID(after_id), after_time if after_time == "-infinity" else datetime.fromisoformat(after_time).isoformat())
+        after = (
+            UUID(after_id),
+            after_time if after_time == "-infinity" else datetime.fromisoformat(after_time).isoformat(),
+        )
     except ValueError:
         raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
     rows = await (
@@ -83,7 +86,7 @@ async def get(conn: AsyncConnection, piece_id: UUID) -> Quarantined:
 
 
 async def repair(conn: AsyncConnection, piece_id: UUID, mended: bytes) -> Quarantined:
-    """Keeps what somebody made of a piece, beside what came. Raises ``NotFound``, ``InvalidInput`` if it is too long."""
+    """Keeps what somebody made of a piece, beside what came. Raises ``NotFound``, ``InvalidInput`` if too long."""
     if len(mended) > MAX_PIECE_BYTES:
         raise InvalidInput(f"a repaired piece must not be longer than {MAX_PIECE_BYTES} bytes", field="body")
     await get(conn, piece_id)

@@ -21,8 +21,9 @@ from tallystick.pricing.service import Pricing
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
 LANES = 2
-"""Customers are spread over this many lanes. Batches of a lane are recorded one after the other, lanes beside each other: while the
-database works for one, the next transaction of another is prepared, and no two ever wait for the same customer."""
+"""Customers are spread over this many lanes. Batches of a lane are recorded one after the other, lanes beside each
+other: while the database works for one, the next transaction of another is prepared, and no two ever wait for the same
+customer."""
 
 MAX_GROUP_MEASUREMENTS = 30_000
 MAX_QUEUED_MEASUREMENTS = 100_000
@@ -63,8 +64,8 @@ class IntakeQueue:
     async def submit(self, batch: Batch) -> Receipt:
         """The receipt of a batch, once it is durable and charged.
 
-        Raises ``Overloaded`` if too much waits, ``Unavailable`` without a database. Part of the batch may then have been recorded:
-        sending it again counts nothing twice.
+        Raises ``Overloaded`` if too much waits, ``Unavailable`` without a database. Part of the batch may then have
+        been recorded: sending it again counts nothing twice.
         """
         parts = _split(batch)
         receipts = await asyncio.gather(
@@ -105,7 +106,9 @@ def _joined(receipts: list[Receipt]) -> Receipt:
         accepted=sum(receipt.accepted for receipt in receipts),
         duplicates=sum(receipt.duplicates for receipt in receipts),
         unpriced=sum(receipt.unpriced for receipt in receipts),
-        rejected=sorted((rejection for receipt in receipts for rejection in receipt.rejected), key=lambda rejection: rejection.index),
+        rejected=sorted(
+            (rejection for receipt in receipts for rejection in receipt.rejected), key=lambda rejection: rejection.index
+        ),
     )
 
 
@@ -119,14 +122,16 @@ class Meters:
     async def put(self, conn: AsyncConnection, meter: Meter) -> Meter:
         """Creates or changes a meter.
 
-        Raises ``InvalidInput``; ``Conflict`` if it has measurements and its kind, aggregation or treatment of drops would change: what
-        was counted one way cannot be continued in another.
+        Raises ``InvalidInput``; ``Conflict`` if it has measurements and its kind, aggregation or treatment of drops
+        would change: what was counted one way cannot be continued in another.
         """
         _check(meter)
         await self._pricing.change(conn)
         stands = await self.find(conn, meter.key)
         if stands and _counting(stands) != _counting(meter) and await self._in_use(conn, meter.key):
-            raise Conflict(f"meter {meter.key!r} has measurements: its kind, aggregation and on_drop cannot change", field="kind")
+            raise Conflict(
+                f"meter {meter.key!r} has measurements: its kind, aggregation and on_drop cannot change", field="kind"
+            )
         await conn.execute(_SQL.save_meter, {**_fields(meter), "now": self._clock.now()})
         return meter
 

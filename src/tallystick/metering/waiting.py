@@ -1,14 +1,13 @@
 """Charging usage that waited for a price.
 
-A price notes that it is unsettled until nothing waits for it. Settling goes customer by customer in transactions of their own, so it can
-stop anywhere and go on; whoever starts the service next finishes what was left.
+A price notes that it is unsettled until nothing waits for it. Settling goes customer by customer in transactions of
+their own, so it can stop anywhere and go on; whoever starts the service next finishes what was left.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
 from pathlib import Path
 from uuid import UUID
 
@@ -91,9 +90,7 @@ class Settlement:
         self, conn: AsyncConnection, meter: str, kind: str, customers: list[UUID], prices: PriceList
     ) -> int:
         cursor = await conn.execute(_SQL.waiting, {"customer_ids": array(customers), "meter": meter, "kind": kind})
-        waiting = [
-            Waiting(row[0], Payer(row[1], row[2]), *row[3:]) for row in await cursor.fetchall()
-        ]
+        waiting = [Waiting(row[0], Payer(row[1], row[2]), *row[3:]) for row in await cursor.fetchall()]
         priced = [item for item in waiting if _priced(item, meter, kind, prices)]
         if not priced:
             return 0

@@ -15,7 +15,7 @@ from tallystick.pricing.functions import Model, price_function
 
 @dataclass(frozen=True)
 class Price:
-    """One version of a price. It is in force from ``effective_from`` until the next one of the same meter, kind and customer."""
+    """One version of a price, in force from ``effective_from`` until the next one of its meter, kind and customer."""
 
     id: UUID
     meter: str

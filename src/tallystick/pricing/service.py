@@ -59,12 +59,13 @@ class Pricing:
     async def price_list(self, conn: AsyncConnection) -> PriceList:
         """All prices as they stand."""
         rows = await (await conn.execute(_SQL.prices)).fetchall()
-        return PriceList([Price(*row[:8], parse_model(row[8]), row[9]) for row in rows])
+        return PriceList([Price(*(*row[:8], parse_model(row[8]), row[9])) for row in rows])
 
     async def create(self, conn: AsyncConnection, new: NewPrice) -> ListedPrice:
-        """Adds a price. It ends the one before it where it starts. Usage that waits for it is charged by ``metering.waiting``.
+        """Adds a price. It ends the one before it where it starts. Usage that waits for it is charged by metering.
 
-        Raises ``InvalidInput`` for an unknown meter, customer or asset, ``Conflict`` if a price starts at that instant already.
+        Raises ``InvalidInput`` for an unknown meter, customer or asset, ``Conflict`` if a price starts at that instant
+        already.
         """
         check_key(new.meter, "meter")
         check_text(new.kind, "kind")
@@ -104,7 +105,7 @@ class Pricing:
         )
         if cursor.rowcount == 0:
             raise Conflict(
-                f"a price for meter {new.meter!r}, kind {new.kind!r} starts at {new.effective_from.isoformat()} already",
+                f"a price of meter {new.meter!r}, kind {new.kind!r} starts at {new.effective_from.isoformat()} already",
                 field="effective_from",
             )
         return price
@@ -116,9 +117,15 @@ class Pricing:
             after = UUID(after_id)
         except ValueError:
             raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
-        parameters = {"meter": meter, "after_meter": after_meter, "after_kind": after_kind, "after_id": after, "limit": limit + 1}
+        parameters = {
+            "meter": meter,
+            "after_meter": after_meter,
+            "after_kind": after_kind,
+            "after_id": after,
+            "limit": limit + 1,
+        }
         rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        prices = [ListedPrice(*row[:6], format(row[6], "f"), *row[7:]) for row in rows[:limit]]
+        prices = [ListedPrice(*(*row[:6], format(row[6], "f"), *row[7:])) for row in rows[:limit]]
         more = len(rows) > limit
         return Page(prices, next_cursor(prices[-1].meter, prices[-1].kind, str(prices[-1].id)) if more else None)
 

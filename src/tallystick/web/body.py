@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from email.message import Message
 from typing import Annotated, Any, NoReturn
 from urllib.parse import unquote
 
@@ -93,10 +92,8 @@ def _too_large(limit_bytes: int) -> TooLarge:
 def is_json(request: Request) -> bool:
     """Whether the request says that its body is JSON. Browsers send that only to origins that allow it, which keeps other sites' pages
     from calling a service that runs without keys."""
-    message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
-    subtype = message.get_content_subtype()
-    return message.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
 def exact_json(body: bytes) -> Any:
@@ -242,6 +239,9 @@ Instant = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """An instant, in UTC once it is read."""
+
+EXACT_NUMBER = BeforeValidator(_validated(_number))
+"""Lets through JSON numbers, and strings that are plain decimal numbers and nothing more."""
 
 Microunits = Annotated[
     int,

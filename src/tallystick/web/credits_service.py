@@ -18,14 +18,24 @@ from tallystick.kernel.errors import Conflict, NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
 from tallystick.service import Service
-from tallystick.web.body import Key, LeanRoute, LongText, MalformedBody, exact_json, idempotency_key, is_json, read_body
+from tallystick.web.body import (
+    EXACT_NUMBER,
+    Key,
+    LeanRoute,
+    LongText,
+    MalformedBody,
+    exact_json,
+    idempotency_key,
+    is_json,
+    read_body,
+)
 
 LEDGER = 1
 """The ledger number of CREDIT."""
 
 router = APIRouter(prefix="/api/v1", tags=["Credits service"], route_class=LeanRoute)
 
-_Credits = Annotated[Decimal, Field(decimal_places=6, le=MAX_AMOUNT // MICROUNITS)]
+_Credits = Annotated[Decimal, EXACT_NUMBER, Field(decimal_places=6, le=MAX_AMOUNT // MICROUNITS)]
 _Number = Annotated[Decimal, WithJsonSchema({"type": "number"})]
 
 
@@ -144,7 +154,9 @@ async def _read(request: Request, model: type[Asked]) -> Asked:
     service: Service = request.app.state.service
     body = await read_body(request, service.settings.max_body_bytes)
     try:
-        return model.model_validate(exact_json(body) if is_json(request) else body)
+        if not is_json(request):
+            raise MalformedBody("Content-Type must be application/json")
+        return model.model_validate(exact_json(body))
     except ValidationError as error:
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from None
     except MalformedBody as error:

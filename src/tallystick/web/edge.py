@@ -19,9 +19,7 @@ from tallystick.web.problems import Surface, refusal_of, say, surface_of
 REQUEST_ID: Final = b"x-request-id"
 
 _REQUEST_ID_TEXT = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_OPEN_PATHS = frozenset(
-    {"/", "/ping", "/health", "/api/v1/health", "/openapi.json", "/redoc", "/api/doc", "/favicon.ico", "/docs"}
-)
+_OPEN_PATHS = ("/ping", "/api/v1/health", "/openapi.json", "/api/doc", "/docs")
 _ADMIN_PATHS = ("/api/v1/quarantine", "/api/v1/verify")
 _ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers")
 _LINE_PROTOCOL_PATHS = frozenset({"/write", "/api/v2/write"})
@@ -34,7 +32,7 @@ def demand_of(settings: Settings, method: str, path: str) -> Demand:
 
     With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some.
     """
-    if path in _OPEN_PATHS or _is_under(path, ("/docs",)):
+    if _is_under(path, _OPEN_PATHS):
         return Demand.NOTHING
     if surface_of(path) is Surface.CREDITS_SERVICE:
         keys_exist = settings.client_keys or settings.admin_keys
@@ -88,8 +86,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        if b"%" in scope["raw_path"]:
-            scope["path"] = scope["raw_path"].decode("latin-1")
+        if b"%" in (raw_path := scope.get("raw_path") or b""):
+            scope["path"] = raw_path.decode("latin-1")
         sent_id = (_header(scope, REQUEST_ID) or "").encode("latin-1")
         request_id = sent_id if _REQUEST_ID_TEXT.fullmatch(sent_id) else uuid4().hex.encode()
         status = 0

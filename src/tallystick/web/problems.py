@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -53,7 +53,7 @@ def surface_of(path: str) -> Surface:
     return Surface.NATIVE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
     """What any surface needs to know to say no."""
 
@@ -62,8 +62,8 @@ class Refusal:
     detail: str
     field: str | None = None
     faults: Sequence[Mapping[str, Any]] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    more: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def refusal_of(error: Exception) -> Refusal:

@@ -3,9 +3,9 @@
 Formats: JSON event format (single and batch) and HTTP binding (binary mode) of CloudEvents 1.0.2; JSON objects, arrays
 and lines without the CloudEvents ceremony.
 
-There are three gears. An array in which nothing is wrong is decoded by msgspec in one go. If anything is, each event is
-decoded by itself. An event that this refuses is looked at by ``_examine``, which takes its time and says exactly what is
-wrong; it is the reference: what it accepts counts.
+There are three gears. An array in which nothing is wrong is decoded by msgspec in one go. If anything is, each event
+is decoded by itself. An event that this refuses is looked at by ``_examine``, which takes its time and says exactly
+what is wrong; it is the reference, and what it accepts counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_EVENTS = 50_000
 """Events in one body."""
 
 MAX_COMMAS_PER_EVENT = 32
-"""A body with more commas than this for each of ``max_events`` is refused unread: its values could fill 1 GB of memory."""
+"""A body with more commas than this for each of ``max_events`` is refused unread: its values could fill the memory."""
 
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from tallystick.kernel.errors import InvalidInput, TooLarge
-from tallystick.kernel.text import MAX_TEXT_CHARACTERS, TextNotStorable, check_key, check_text, is_unicode
+from tallystick.kernel.text import TextNotStorable, check_key, check_text, is_unicode
 from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.sources.values import Refused, parse_value
 
@@ -30,8 +30,11 @@ SOURCE = "line-protocol"
 MAX_LINES = 50_000
 """Lines in one body, blank ones and comments included."""
 
-MAX_LINE_CHARACTERS = 1 << 20
+MAX_LINE_CHARACTERS = 1 << 18
 """Length of one line. InfluxDB takes 64 KiB of measurement and tags, and as much for each string."""
+
+MAX_NATURAL_KEY_CHARACTERS = 512
+"""Longest series with timestamp that is used as the sender's id as it is; of a longer one, its hash is."""
 
 MAX_KNOWN_SERIES = 16_384
 """Series that are remembered, about 1 KiB each. Exporters send the same ones again and again."""
@@ -54,13 +57,22 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BLANKS = " \t\r"
 
-# A backslash escapes only a character that would otherwise end the text; before any other it stands for itself.
-_MEASUREMENT = r"((?:[^\\, \n]|\\[, ]?+)++)"
-_NAME = r"((?:[^\\,= \n]|\\[,= ]?+)++)"
+
+def _text_until(ends: str) -> str:
+    """A pattern for text up to one of ``ends``, which a backslash escapes; before anything else it stands for itself.
+
+    There is only one way to match a text, so a mismatch is found in linear time.
+    """
+    plain, backslash = rf"[^\\\n{ends}]", rf"\\(?:[{ends}]|(?![{ends}]))"
+    return rf"((?:{plain}|{backslash}){plain}*(?:{backslash}{plain}*)*)"
+
+
+_MEASUREMENT = _text_until(", ")
+_NAME = _text_until(",= ")
 _TAG = rf",{_NAME}={_NAME}"
-_STRING = r'"(?:[^"\\]|\\[\s\S])*+"'
-_FIELD = rf'{_NAME}=({_STRING}|[^", \n]++)'
-_GAP = r" [ \t]*+"
+_STRING = r'"[^"\\]*(?:\\[\s\S][^"\\]*)*"'
+_FIELD = rf'{_NAME}=({_STRING}|[^", \n]+)'
+_GAP = r" [ \t]*"
 
 _MEASUREMENT_AT = re.compile(_MEASUREMENT)
 _TAG_AT = re.compile(_TAG)
@@ -68,7 +80,7 @@ _FIELD_AT = re.compile(_FIELD)
 _GAP_AT = re.compile(_GAP)
 _COMMA_AT = re.compile(",")
 _POINT_AT = re.compile(
-    rf"[ \t]*+(?!\#){_MEASUREMENT}(?:{_TAG})*+{_GAP}{_FIELD}(?:,{_FIELD})*+(?:{_GAP}-?[0-9]++)?+[ \t\r]*+(?=\n|\Z)"
+    rf"[ \t]*(?![ \t\#]){_MEASUREMENT}(?:{_TAG})*{_GAP}{_FIELD}(?:,{_FIELD})*(?:{_GAP}-?[0-9]+)?[ \t\r]*(?=\n|\Z)"
 )
 _ESCAPE = re.compile(r"\\([,= ])")
 _ESCAPE_IN_MEASUREMENT = re.compile(r"\\([, ])")
@@ -153,19 +165,26 @@ def read(
 
 
 def _records(text: str) -> Iterator[tuple[int, str]]:
-    """Each line with its number. A line goes on over line ends within a string, if that makes it a point."""
+    """Each line with its number."""
     if '"' not in text:
         yield from enumerate(text.split("\n"))
         return
     index = start = 0
     while start < len(text):
-        point = _POINT_AT.match(text, start)
-        end = point.end() if point else text.find("\n", start)
-        if end == -1:
-            end = len(text)
+        end = _line_end(text, start)
         yield index, text[start:end]
         index += text.count("\n", start, end) + 1
         start = end + 1
+
+
+def _line_end(text: str, start: int) -> int:
+    """Where the line from ``start`` on ends. It goes on over line ends within a string if that makes it a point."""
+    limit = start + MAX_LINE_CHARACTERS
+    point = _POINT_AT.match(text, start, limit)
+    if point is not None and (point.end() < limit or limit >= len(text)):
+        return point.end()
+    end = text.find("\n", start)
+    return end if end >= 0 else len(text)
 
 
 def _check_line(line: str) -> None:
@@ -181,7 +200,7 @@ def _read_line(line: str, mapping: LineMapping) -> _Point:
     """The point in ``line``. Raises ``InvalidInput`` where the line leaves the grammar, or if it lacks a part."""
     key = line.partition(" ")[0]
     end = len(key)
-    series = _known_series(key, mapping) if end <= MAX_TEXT_CHARACTERS else None
+    series = _known_series(key, mapping) if end <= MAX_NATURAL_KEY_CHARACTERS else None
     if series is None:
         series, end = _parse_series(line, mapping)
     field, _, rest = line[end + 1 :].partition("=")
@@ -308,9 +327,9 @@ def _measurement(point: _Point, at_ns: int, mapping: LineMapping) -> Measurement
 
 
 def _sender_id(series: str, at_ns: int) -> str:
-    """The natural key of a point; hashed if it is longer than an id may be."""
+    """The natural key of a point, or its BLAKE2b-256 in hexadecimal."""
     key = f"{series} {at_ns}"
-    return key if len(key) <= MAX_TEXT_CHARACTERS else blake2b(key.encode(), digest_size=32).hexdigest()
+    return key if len(key) <= MAX_NATURAL_KEY_CHARACTERS else blake2b(key.encode(), digest_size=32).hexdigest()
 
 
 def _nanoseconds(timestamp: str, unit: int) -> int:

@@ -1,0 +1,143 @@
+"""Reading quarantined pieces again: once mended, or once what they lacked exists.
+
+A piece is read by the reader of its source as if it came now for the first time, except that the instant at which it came stands in for
+a time it does not name. So replaying it twice records it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from uuid import UUID
+
+import msgspec
+
+from tallystick.database.pool import Pool
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.errors import InvalidInput, TallyError
+from tallystick.kernel.text import check_key, check_text
+from tallystick.metering import quarantine
+from tallystick.metering.model import Batch, Measurement, Unreadable
+from tallystick.metering.quarantine import Quarantined
+from tallystick.metering.service import IntakeQueue
+from tallystick.metering.sources import cloud_events, line_protocol
+from tallystick.metering.sources.values import Refused, check_value
+
+MAX_PIECES = 1000
+"""Pieces of one replay."""
+
+PIECES_AT_ONCE = 100
+"""Pieces that are read and submitted together."""
+
+MEASUREMENT = "measurement"
+"""The source of pieces that were read once already and wait for their meter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of one piece. ``recorded`` if all of it is; otherwise ``code`` and ``detail`` say why it still waits."""
+
+    id: UUID
+    recorded: bool
+    accepted: int
+    duplicates: int
+    code: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What became of some pieces, and the cursor at which the next ones start, if more wait."""
+
+    pieces: list[Replayed]
+    next: str | None
+
+
+async def replay(
+    pool: Pool, clock: Clock, intake: IntakeQueue, ids: list[UUID] | None = None, cursor: str | None = None
+) -> Replay:
+    """Reads these pieces again, or, without ids, a page of those that wait; what is recorded is closed.
+
+    Raises ``NotFound`` for an id that nothing has, ``InvalidInput`` for more than ``MAX_PIECES`` ids, ``Overloaded`` and
+    ``Unavailable`` as intake does; it may then be repeated.
+    """
+    if ids is not None and len(ids) > MAX_PIECES:
+        raise InvalidInput(f"ids must be at most {MAX_PIECES}", field="ids")
+    async with pool.connection() as conn:
+        if ids is None:
+            page = await quarantine.page(conn, cursor, MAX_PIECES, replayed=False)
+            pieces, following = page.items, page.next
+        else:
+            pieces, following = [await quarantine.get(conn, piece_id) for piece_id in dict.fromkeys(ids)], None
+    replayed: list[Replayed] = []
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        together = pieces[start : start + PIECES_AT_ONCE]
+        outcomes = await asyncio.gather(*(_replay_piece(intake, piece) for piece in together))
+        async with pool.connection() as conn:
+            await quarantine.close(conn, [outcome.id for outcome in outcomes if outcome.recorded], clock.now())
+        replayed += outcomes
+    return Replay(replayed, following)
+
+
+async def _replay_piece(intake: IntakeQueue, piece: Quarantined) -> Replayed:
+    try:
+        batch = _READERS[piece.source](piece)
+    except KeyError:
+        return Replayed(piece.id, False, 0, 0, "unknown_source", f"nothing reads what came from {piece.source!r}")
+    except TallyError as error:
+        return Replayed(piece.id, False, 0, 0, error.code, error.detail)
+    # What is still unreadable waits here already; only what could be read goes in.
+    receipt = await intake.submit(msgspec.structs.replace(batch, unreadable=[]))
+    reason: Unreadable | None = next(iter(batch.unreadable), None)
+    refused = reason or next(iter(receipt.rejected), None)
+    return Replayed(
+        piece.id,
+        refused is None,
+        receipt.accepted,
+        receipt.duplicates,
+        refused.code if refused else None,
+        refused.detail if refused else None,
+    )
+
+
+def _read_events(piece: Quarantined) -> Batch:
+    return cloud_events.read(piece.current, "application/json", piece.received_at)
+
+
+def _read_lines(piece: Quarantined) -> Batch:
+    batch = line_protocol.read(piece.current, piece.received_at)
+    return msgspec.structs.replace(batch, creates_meters=False)
+
+
+def _read_measurement(piece: Quarantined) -> Batch:
+    return Batch(MEASUREMENT, [_measurement(piece.current)], [0], [], creates_meters=False)
+
+
+_READERS: dict[str, Callable[[Quarantined], Batch]] = {
+    cloud_events.SOURCE: _read_events,
+    line_protocol.SOURCE: _read_lines,
+    MEASUREMENT: _read_measurement,
+}
+
+
+def _measurement(raw: bytes) -> Measurement:
+    """The measurement that was kept as JSON, checked again because people may have mended it. Raises ``InvalidInput``."""
+    try:
+        read = msgspec.json.decode(raw, type=Measurement)
+        at = read.at.astimezone(UTC)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise Refused("invalid_measurement", f"the piece must be a measurement as JSON: {error}") from None
+    if read.at.tzinfo is None:
+        raise Refused("invalid_time", "at must be an RFC 3339 instant with a zone", field="at")
+    for name in ("source", "sender_id", "customer", "meter"):
+        check_key(getattr(read, name), name)
+    for name in ("kind", "resource", "agent"):
+        check_text(getattr(read, name), name)
+    return msgspec.structs.replace(
+        read,
+        at=at,
+        value=check_value(read.value),
+        unit_price=None if read.unit_price is None else check_value(read.unit_price, "unit_price"),
+    )

@@ -1,0 +1,54 @@
+"""The HTTP surface, put together."""
+
+from __future__ import annotations
+
+import psycopg
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+import tallystick
+from tallystick.kernel.errors import TallyError
+from tallystick.service import Service
+from tallystick.web import credits_service, docs, events, native_catalogue, native_customers, native_operations, openstack_credits
+from tallystick.web.edge import Edge, Gate
+from tallystick.web.problems import answer
+
+ROUTERS = (
+    events.router,
+    credits_service.router,
+    openstack_credits.router,
+    native_catalogue.router,
+    native_customers.router,
+    native_operations.router,
+    docs.router,
+)
+"""The busiest first: routes are tried in this order."""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application over an open service. Opening and closing the service is the caller's business."""
+    settings = service.settings
+    middleware = [Middleware(Edge), Middleware(Gate, settings=settings)]
+    if origins := [origin.strip() for origin in settings.cors_allowed_origins.split(",") if origin.strip()]:
+        # Outside the gate: a preflight carries no key.
+        middleware.insert(1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
+    app = FastAPI(
+        title="Tallystick",
+        description="Usage in, money out, nothing lost.",
+        version=tallystick.__version__,
+        middleware=middleware,
+        exception_handlers=dict.fromkeys(
+            (TallyError, HTTPException, RequestValidationError, psycopg.OperationalError, psycopg.InterfaceError), answer
+        ),
+        docs_url=None,  # its page takes its scripts from a foreign host; ``docs`` has ours
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for router in ROUTERS:
+        for route in router.routes:
+            app.router.routes.append(route)
+    return app

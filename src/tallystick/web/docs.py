@@ -1,0 +1,73 @@
+"""The page of the routes: Swagger UI over ``/openapi.json``, from this machine alone and under a strict content security policy."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from tallystick.web.body import LeanRoute
+
+PACKAGE = "fastapi_offline"
+"""Brings the files of Swagger UI in its folder ``static``."""
+
+HEADERS = {
+    # Swagger UI sets style attributes; scripts come from here and nowhere else.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "max-age=3600",
+}
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Tallystick: routes</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"><noscript>The routes are described in <a href="/openapi.json">/openapi.json</a>.</noscript></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+
+START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
+
+_TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
+
+router = APIRouter(route_class=LeanRoute, include_in_schema=False)
+
+
+@router.get("/docs")
+async def page(request: Request) -> Response:
+    return Response(PAGE, headers=HEADERS, media_type="text/html")
+
+
+@router.get("/api/doc")
+async def old_page(request: Request) -> Response:
+    """Where the OpenStack credits service had its page."""
+    return RedirectResponse("/docs")
+
+
+@router.get("/docs/{name}")
+async def asset(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _TYPES:
+        raise HTTPException(404)
+    return Response(_content(name), headers=HEADERS, media_type=_TYPES[name])
+
+
+@cache
+def _content(name: str) -> bytes:
+    return START.encode() if name == "start.js" else files(PACKAGE).joinpath("static", name).read_bytes()

@@ -1,0 +1,77 @@
+"""What native routes share: the models' strictness, decimal strings, pages, and how a route gets at the service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Query
+from psycopg import AsyncConnection
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from starlette.requests import Request
+
+from tallystick.kernel.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from tallystick.service import Service
+
+
+class Asked(BaseModel):
+    """The body of a request. A field that nobody knows is refused by name, because a misspelt one must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shown(BaseModel):
+    """The body of an answer."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+DecimalText = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^-?\d+(\.\d+)?$", "examples": ["99.75"]})]
+"""An exact decimal number as text."""
+
+Item = TypeVar("Item")
+
+
+class Listing(Shown, Generic[Item]):
+    """A page of a list; ``next`` is the cursor of the next one."""
+
+    items: list[Item]
+    next: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about the refusals of a route."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": "Refused", "content": content} for status in (*statuses, 422)}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(_service)]
+"""The service, for a route."""
+
+Cursor = Annotated[str | None, Query(max_length=4096, description="`next` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
+DEFAULT_LIMIT = DEFAULT_PAGE_SIZE
+
+
+@asynccontextmanager
+async def transaction(service: Service) -> AsyncIterator[AsyncConnection]:
+    """A connection inside a transaction that commits when the block ends well."""
+    async with service.pool.connection() as conn, conn.transaction():
+        yield conn

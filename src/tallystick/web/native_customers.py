@@ -1,0 +1,296 @@
+"""Customers: who they are, what they have, what they used and what it cost."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.requests import Request
+
+from tallystick.billing.instructions import Instruction
+from tallystick.customers.model import Customer, NewCustomer
+from tallystick.kernel.calendar import Month, month_of, parse_month
+from tallystick.kernel.ids import new_id
+from tallystick.kernel.money import format_amount, format_quantity
+from tallystick.ledger.wallets import CreditPolicy
+from tallystick.metering.charges import BEGINNING, END, Usage
+from tallystick.service import Service
+from tallystick.web.body import ExactRoute, Instant, Key, LongText, Microunits, Text, idempotency_key
+from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, DecimalText, Limit, Listing, Serving, Shown, refusals, transaction
+
+router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute)
+
+
+class CustomerAsked(Asked):
+    key: Key
+    name: Text | None = None
+    email: Text | None = None
+    parent: Key | None = None
+    payer: Key | None = None
+    credit_policy: CreditPolicy = "postpaid"
+
+
+class CustomerShown(Shown):
+    id: UUID
+    key: str
+    name: str | None
+    email: str | None
+    parent: str | None
+    payer: str | None
+    credit_policy: CreditPolicy
+    created_at: datetime
+
+
+class BalanceShown(Shown):
+    asset: str
+    balance: DecimalText
+    available: DecimalText
+    used: DecimalText
+    granted: DecimalText
+
+
+class CustomerWithBalances(CustomerShown):
+    balances: list[BalanceShown]
+
+
+@router.post("", status_code=201, responses=refusals(409))
+async def create_customer(body: CustomerAsked, service: Serving) -> CustomerWithBalances:
+    """Creates a customer. Usage of an unknown key creates one too, postpaid."""
+    async with transaction(service) as conn:
+        customer = await service.customers.create(conn, NewCustomer(**body.model_dump()))
+    return _with_balances(customer, [])
+
+
+@router.get("")
+async def list_customers(
+    service: Serving, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+) -> Listing[CustomerShown]:
+    """Customers in the order of their keys."""
+    async with transaction(service) as conn:
+        page = await service.customers.page(conn, cursor, limit)
+    return Listing(items=[CustomerShown.model_validate(customer) for customer in page.items], next=page.next)
+
+
+@router.get("/{key:key}", responses=refusals(404))
+async def get_customer(key: Key, service: Serving) -> CustomerWithBalances:
+    """One customer, with what its own wallets hold by asset."""
+    async with transaction(service) as conn:
+        customer = await service.customers.get(conn, key)
+        codes = {asset.ledger: code for code, asset in (await service.assets.all(conn)).items()}
+        balances = await service.wallets.balances(conn, customer.id, codes)
+    shown = [
+        BalanceShown(
+            asset=codes[balance.ledger],
+            balance=format_amount(balance.balance),
+            available=format_amount(balance.available),
+            used=format_amount(balance.used),
+            granted=format_amount(balance.granted),
+        )
+        for balance in balances
+    ]
+    return _with_balances(customer, shown)
+
+
+def _with_balances(customer: Customer, balances: list[BalanceShown]) -> CustomerWithBalances:
+    return CustomerWithBalances(**CustomerShown.model_validate(customer).model_dump(), balances=balances)
+
+
+# Grants
+
+
+class GrantAsked(Asked):
+    asset: Key
+    amount: Annotated[Microunits, Field(gt=0)]
+    reason: LongText | None = None
+
+
+class Granted(Shown):
+    customer: str
+    asset: str
+    amount: DecimalText
+    reason: str | None
+    balance: DecimalText
+
+
+_IDEMPOTENCY_KEY = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+            "description": "The same key with the same request grants once.",
+        }
+    ]
+}
+
+
+@router.post("/{key:key}/grants", status_code=201, responses=refusals(404, 409, 429), openapi_extra=_IDEMPOTENCY_KEY)
+async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) -> Granted:
+    """Gives credits to a customer; they go to the wallet of whoever pays for it."""
+    async with transaction(service) as conn:
+        asset = await service.assets.get(conn, body.asset)
+    balance = await service.instructions.carry_out(
+        Instruction(
+            id=new_id(service.clock.now()),
+            type="grant",
+            customer=key,
+            ledger=asset.ledger,
+            amount=body.amount,
+            description=body.reason,
+            idempotency_key=idempotency_key(request),
+        )
+    )
+    return Granted(
+        customer=key,
+        asset=asset.code,
+        amount=format_amount(body.amount),
+        reason=body.reason,
+        balance=format_amount(balance),
+    )
+
+
+# Usage, charges, bills
+
+
+class UsageShown(Shown):
+    meter: str
+    kind: str
+    name: str
+    unit: str
+    quantity: DecimalText
+    measurements: int
+    price: UUID | None
+    model: dict[str, Any] | None
+    asset: str | None
+    amount: DecimalText | None
+
+
+class MonthOfUsage(Shown):
+    customer: str
+    month: str
+    start: datetime
+    end: datetime
+    lines: list[UsageShown]
+
+
+class TotalShown(Shown):
+    asset: str
+    amount: DecimalText
+
+
+class BillShown(MonthOfUsage):
+    state: str
+    totals: list[TotalShown]
+
+
+class ChargeShown(Shown):
+    id: str
+    at: datetime
+    recorded_at: datetime
+    meter: str
+    kind: str
+    resource: str
+    agent: str
+    value: DecimalText
+    quantity: DecimalText
+    remark: str | None
+    price: UUID | None
+    asset: str | None
+    amount: DecimalText | None
+    transfer: UUID | None
+
+
+MonthText = Annotated[str | None, Query(description="YYYY-MM in the business zone; this month if left out")]
+
+
+@router.get("/{key:key}/usage", tags=["Billing"], responses=refusals(404))
+async def usage(key: Key, service: Serving, month: MonthText = None) -> MonthOfUsage:
+    """What a customer used in a month, by meter, kind and price. An amount is missing where usage waits for a price."""
+    wanted = _month(service, month)
+    async with transaction(service) as conn:
+        customer = await service.customers.get(conn, key)
+        lines = await service.charges.usage(conn, customer.id, wanted.first_day, wanted.first_day)
+    return MonthOfUsage(
+        customer=key, month=str(wanted), start=wanted.start, end=wanted.end, lines=[_usage(line) for line in lines]
+    )
+
+
+@router.get("/{key:key}/bill", tags=["Billing"], responses=refusals(404))
+async def bill(key: Key, service: Serving, month: MonthText = None) -> BillShown:
+    """A customer's bill of a month: the usage totals, priced, and their sum by asset. It is always ready."""
+    wanted = _month(service, month)
+    async with transaction(service) as conn:
+        made = await service.bills.bill(conn, key, wanted)
+    return BillShown(
+        customer=key,
+        month=str(made.month),
+        start=made.month.start,
+        end=made.month.end,
+        state=made.state,
+        lines=[_usage(line) for line in made.lines],
+        totals=[TotalShown(asset=asset, amount=format_amount(total)) for asset, total in sorted(made.totals.items())],
+    )
+
+
+@router.get("/{key:key}/charges", tags=["Billing"], responses=refusals(404))
+async def charges(
+    key: Key,
+    service: Serving,
+    since: Instant | None = None,
+    until: Instant | None = None,
+    cursor: Cursor = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Listing[ChargeShown]:
+    """Every measurement taken in [since, until) with what it cost, newest first."""
+    async with transaction(service) as conn:
+        customer = await service.customers.get(conn, key)
+        page = await service.charges.page(
+            conn, customer.id, cursor, limit, since=since or BEGINNING, until=until or END
+        )
+    items = [
+        ChargeShown(
+            id=str(charge.id),
+            at=charge.at,
+            recorded_at=charge.recorded_at,
+            meter=charge.meter,
+            kind=charge.kind,
+            resource=charge.resource,
+            agent=charge.agent,
+            value=format_quantity(charge.value),
+            quantity=format_quantity(charge.quantity),
+            remark=charge.remark,
+            price=charge.price_id,
+            asset=charge.asset,
+            amount=_amount(charge.amount),
+            transfer=charge.transfer_id,
+        )
+        for charge in page.items
+    ]
+    return Listing(items=items, next=page.next)
+
+
+def _month(service: Service, text: str | None) -> Month:
+    zone = service.settings.zone
+    return month_of(service.clock.now(), zone) if text is None else parse_month(text, zone)
+
+
+def _usage(line: Usage) -> UsageShown:
+    return UsageShown(
+        meter=line.meter,
+        kind=line.kind,
+        name=line.name,
+        unit=line.unit,
+        quantity=format_quantity(line.quantity),
+        measurements=line.measurements,
+        price=line.price_id,
+        model=line.model,
+        asset=line.asset,
+        amount=_amount(line.amount),
+    )
+
+
+def _amount(microunits: int | None) -> str | None:
+    return None if microunits is None else format_amount(microunits)

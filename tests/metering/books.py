@@ -1,0 +1,235 @@
+"""Bookkeeping for tests: making measurements and prices, and comparing the database with what it must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from tallystick.customers.model import NewCustomer
+from tallystick.kernel.ids import NIL
+from tallystick.ledger.wallets import Balance, CreditPolicy, Movement, TransferCode
+from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
+from tallystick.pricing.functions import parse_model
+from tallystick.pricing.model import NewPrice
+from tallystick.pricing.service import ListedPrice
+from tallystick.service import Service
+from tests.metering.reference import Accountant, cost
+
+MARCH = datetime(2026, 3, 10, 9, tzinfo=UTC)
+ALWAYS = datetime(2020, 1, 1, tzinfo=UTC)
+MICRO = Decimal("0.000001")
+CREDITS, DOLLARS = 1, 840
+
+PER_UNIT = {"type": "per_unit", "amount": "2"}
+DYNAMIC = {"type": "dynamic"}
+
+_numbers = count(1)
+
+
+def fresh(name: str) -> str:
+    """A key that was never used before."""
+    return f"{name}-{next(_numbers)}"
+
+
+def measurement(
+    customer: str = "ada",
+    value: Decimal | int | str = 1,
+    *,
+    at: datetime = MARCH,
+    meter: str = "tokens",
+    sender_id: str | None = None,
+    source: str = "events:test",
+    kind: str = "",
+    resource: str = "",
+    agent: str = "",
+    unit_price: Decimal | int | str | None = None,
+) -> Measurement:
+    """A measurement with an id of its own, unless one is given."""
+    return Measurement(
+        source,
+        sender_id or fresh("id"),
+        customer,
+        meter,
+        at,
+        Decimal(value),
+        kind,
+        resource,
+        agent,
+        None if unit_price is None else Decimal(unit_price),
+    )
+
+
+def batch(
+    measurements: Iterable[Measurement],
+    *,
+    unreadable: Iterable[Unreadable] = (),
+    source: str = "events",
+    creates_meters: bool = True,
+) -> Batch:
+    """A batch in which what could not be read stood behind what could."""
+    readable = list(measurements)
+    return Batch(source, readable, list(range(len(readable))), list(unreadable), creates_meters)
+
+
+async def submit(service: Service, *measurements: Measurement) -> Receipt:
+    return await service.intake.submit(batch(measurements))
+
+
+async def put_meter(service: Service, meter: Meter) -> Meter:
+    async with service.pool.connection() as conn, conn.transaction():
+        return await service.meters.put(conn, meter)
+
+
+async def create_customer(
+    service: Service, key: str, *, payer: str | None = None, credit_policy: CreditPolicy = "postpaid"
+) -> str:
+    async with service.pool.connection() as conn, conn.transaction():
+        return (await service.customers.create(conn, NewCustomer(key, payer=payer, credit_policy=credit_policy))).key
+
+
+async def create_price(
+    service: Service,
+    meter: str = "tokens",
+    model: dict[str, Any] = PER_UNIT,
+    *,
+    kind: str = "",
+    customer: str | None = None,
+    since: datetime = ALWAYS,
+    asset: str = "CREDIT",
+    quantum: Decimal = MICRO,
+    settle: bool = True,
+) -> tuple[ListedPrice, NewPrice]:
+    """Creates a price, and the meter if there is none, and charges what waited."""
+    new = NewPrice(meter, kind, customer, since, asset, quantum, parse_model(model))
+    async with service.pool.connection() as conn, conn.transaction():
+        if await service.meters.find(conn, meter) is None:
+            await service.meters.put(conn, Meter(meter))
+        price = await service.pricing.create(conn, new)
+    if settle:
+        await service.settlement.settle()
+    return price, new
+
+
+async def grant(service: Service, customer: str, amount: int, *, ledger: int = CREDITS) -> None:
+    """Gives ``amount`` microunits."""
+    async with service.pool.connection() as conn, conn.transaction():
+        payer = (await service.customers.find(conn, [customer]))[customer][1]
+        movement = Movement(UUID(int=next(_numbers)), payer, ledger, amount)
+        await service.wallets.grant(conn, [movement], TransferCode.GRANT)
+
+
+async def balance(service: Service, customer: str, *, ledger: int = CREDITS) -> Balance:
+    """The standing of a customer's own wallet; all zero if nothing ever moved."""
+    async with service.pool.connection() as conn:
+        customer_id, _ = (await service.customers.find(conn, [customer]))[customer]
+        standing = await service.wallets.balances(conn, customer_id, [ledger])
+    return standing[0] if standing else Balance(ledger, 0, 0, 0, 0)
+
+
+async def fetch(service: Service, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    async with service.pool.connection() as conn:
+        return list(await (await conn.execute(query, parameters)).fetchall())
+
+
+async def waiting(service: Service) -> int:
+    """How many measurements have no price."""
+    return int((await fetch(service, "select count(*) from measurements where price_id is null"))[0][0])
+
+
+async def charged(service: Service, customer: str) -> int:
+    """Microunits, of whatever asset, that all measurements of a customer were charged."""
+    rows = await fetch(
+        service,
+        "select sum(amount) from measurements as m join customers as c on c.id = m.customer_id where c.key = %s",
+        customer,
+    )
+    return int(rows[0][0] or 0)
+
+
+async def quantity(service: Service, customer: str) -> Fraction:
+    """The sum of all usage totals of a customer."""
+    rows = await fetch(
+        service,
+        "select sum(quantity) from usage_totals as t join customers as c on c.id = t.customer_id where c.key = %s",
+        customer,
+    )
+    return Fraction(rows[0][0] or 0)
+
+
+async def assert_books_agree(service: Service, accountant: Accountant, customers: dict[str, str]) -> None:
+    """The totals of ``customers``, and what was charged to whom each of them names as payer, are the accountant's."""
+    rows = await fetch(
+        service,
+        "select c.key, to_char(t.period, 'YYYY-MM'), t.price_id, t.meter, t.kind, t.quantity, t.measurements"
+        " from usage_totals as t join customers as c on c.id = t.customer_id where c.key = any (%s)",
+        list(customers),
+    )
+    stored = {(*row[:2], None if row[2] == NIL else row[2], *row[3:5]): (Fraction(row[5]), row[6]) for row in rows}
+    assert stored == {key: (total, accountant.counted[key]) for key, total in accountant.totals.items()}
+
+    used: dict[tuple[str, str], int] = {}
+    for (customer, asset), due in accountant.due().items():
+        payer = customers[customer]
+        used[payer, asset] = used.get((payer, asset), 0) + due
+    for (payer, asset), due in used.items():
+        standing = await balance(service, payer, ledger=CREDITS if asset == "CREDIT" else DOLLARS)
+        assert standing.used == due, f"{payer} used {standing.used} {asset}, not {due}"
+
+
+async def assert_books_hold(service: Service) -> None:
+    """What must be true of any books, whatever happened: measurements, totals, charges, transfers and accounts agree."""
+    for rule, query in _RULES.items():
+        assert not (found := await fetch(service, query)), f"{rule}: {found[:3]}"
+    rows = await fetch(
+        service,
+        "select p.model, p.quantum, t.quantity, coalesce(sum(m.amount), 0) from usage_totals as t"
+        " join prices as p on p.id = t.price_id join measurements as m on m.customer_id = t.customer_id"
+        " and m.period = t.period and m.price_id = t.price_id"
+        " group by t.customer_id, t.period, t.price_id, p.model, p.quantum, t.quantity",
+    )
+    for model, quantum, total, amount in rows:
+        assert cost(model, quantum, Fraction(total)) == amount, f"F({total}) under {model} is not {amount}"
+
+
+_RULES = {
+    "a total is the sum of its measurements": """
+        select t.* from usage_totals as t
+        full join (
+            select m.customer_id, m.period, coalesce(m.price_id, '00000000-0000-0000-0000-000000000000') as price_id,
+                s.meter, s.kind, count(*) as measurements,
+                sum(m.quantity) as quantity
+            from measurements as m
+            join series as s on s.customer_id = m.customer_id and s.id = m.series_id
+            group by 1, 2, 3, 4, 5
+        ) as m using (customer_id, period, price_id, meter, kind)
+        where coalesce(t.measurements, 0) <> coalesce(m.measurements, 0)
+            or coalesce(t.quantity, 0) <> coalesce(m.quantity, 0)""",
+    "an account is the sum of its transfers": """
+        select a.customer_id, a.id, a.debits_posted, a.credits_posted from ledger_accounts as a
+        where debits_posted <> (select coalesce(sum(amount), 0) from ledger_transfers as t
+                where t.customer_id = a.customer_id and t.debit_account_id = a.id)
+            or credits_posted <> (select coalesce(sum(amount), 0) from ledger_transfers as t
+                where t.customer_id = a.customer_id and t.credit_account_id = a.id)""",
+    "a ledger's debits are its credits": """
+        select ledger from ledger_accounts group by ledger having sum(debits_posted) <> sum(credits_posted)""",
+    "a transfer of usage is what its measurements were charged": """
+        select transfer_id from (
+            select transfer_id, amount from measurements where transfer_id is not null
+            union all
+            select coalesce(t.cause_id, t.id), case when a.code = 3 then t.amount else -t.amount end
+            from ledger_transfers as t
+            join ledger_accounts as a on a.customer_id = t.customer_id and a.id = t.debit_account_id
+            where t.code = 4
+        ) as both_sides group by transfer_id having sum(amount) <> 0""",
+    "what costs something has a transfer": """
+        select id from measurements where (amount is not null and amount <> 0) <> (transfer_id is not null)""",
+    "who owes has nothing in the wallet": """
+        select o.customer_id from ledger_accounts as o
+        join ledger_accounts as w on w.customer_id = o.customer_id and w.ledger = o.ledger and w.code = 1
+        where o.code = 2 and o.debits_posted > o.credits_posted and w.credits_posted > w.debits_posted""",
+}

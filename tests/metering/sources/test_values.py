@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick.metering.sources.values import (
+    MAX_DECIMAL_PLACES,
+    MAX_INTEGER_DIGITS,
+    InvalidValue,
+    check_value,
+    parse_value,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("0", "0"),
+        ("-0", "0"),
+        ("-0.00", "0"),
+        ("0e5", "0"),
+        ("0e-99", "0"),
+        ("17", "17"),
+        ("-17", "-17"),
+        ("007", "7"),
+        ("12.50", "12.50"),
+        ("1.", "1"),
+        (".5", "0.5"),
+        ("-.5", "-0.5"),
+        ("1E3", "1000"),
+        ("1.5e+2", "150"),
+        ("1.e+2", "100"),
+        ("25e-1", "2.5"),
+        ("1e-30", f"0.{'0' * 29}1"),
+        ("9" * 18, "9" * 18),
+        (f"{'9' * 18}.{'9' * 30}", f"{'9' * 18}.{'9' * 30}"),
+        (f"{'0' * 40}1.5", "1.5"),
+        ("0.1", "0.1"),
+    ],
+)
+def test_numbers_are_read_exactly_and_come_out_plain(text: str, plain: str):
+    value = parse_value(text)
+    assert format(value, "f") == plain
+    assert value.as_tuple().exponent <= 0  # type: ignore[operator]
+    assert not value.is_signed() or value < 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        ".",
+        "e5",
+        "1e",
+        "1e+",
+        "+1",
+        " 1",
+        "1 ",
+        "1\n",
+        "1_000",
+        "1,5",
+        "0x10",
+        "1.2.3",
+        "--1",
+        "1e1.5",
+        "١",
+        "1²",
+    ]  # noqa: RUF001
+    + ["NaN", "nan", "sNaN", "NaN123", "Infinity", "-inf", "true", "null", "1\0"]
+    + ["9" * 19, "1e18", "1e999999", "-1e999999", "1e99999999999999999999", "1e-31", "1e-999999"]
+    + ["1e-99999999999999999999", f"0.{'0' * 30}1", f"1.{'0' * 31}", "1" * 101, "0" * 101, "1" * 10_000_000],
+)
+def test_what_is_no_plain_number_of_this_size_is_refused(text: str):
+    with pytest.raises(InvalidValue, match="data.value must be a finite decimal number of at most 18 digits before"):
+        parse_value(text, "data.value")
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_any_decimal_is_kept_exactly_or_refused(value: Decimal):
+    try:
+        checked = check_value(value)
+    except InvalidValue:
+        places = -int(value.as_tuple().exponent)
+        assert value.adjusted() >= MAX_INTEGER_DIGITS or places > MAX_DECIMAL_PLACES
+    else:
+        assert checked == value
+        assert parse_value(str(value)) == value if len(str(value)) <= 100 else True
+        assert -MAX_DECIMAL_PLACES <= int(checked.as_tuple().exponent) <= 0
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+999999")])
+def test_values_that_are_not_finite_or_not_small_are_refused(value: Decimal):
+    with pytest.raises(InvalidValue):
+        check_value(value)
