@@ -1,7 +1,8 @@
 """`python -m bench.profile`: where the time of a load goes.
 
 Prints the processors in use by each kind of process (server, each kind of PostgreSQL process, this generator), and, if
-py-spy is installed, where in the server's code the samples fell: by our module, and by innermost function.
+py-spy is installed, where in the server's code the samples fell that held the interpreter lock: by our module, and by
+innermost function. What libuv and libpq do without the lock is in the first table only.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def main() -> int:
         return 1
     _print_processors(console, figures)
     if stacks:
+        held = stacks.total() / SAMPLES_PER_SECOND / (WARM_UP_SECONDS + options.seconds)
+        console.print(f"\nThe interpreter lock was held {held:.0%} of the time.", highlight=False)
         _print_shares(console, "Server time by the innermost module of ours", stacks, innermost_module)
         _print_shares(console, "Server time by innermost function", stacks, innermost_function)
     return 0
@@ -77,7 +80,7 @@ def _start_py_spy(pid: int, seconds: float, output: Path, *, native: bool) -> su
     if program is None:
         return None
     command = [program, "record", "--pid", str(pid), "--duration", str(round(seconds)), "--output", str(output)]
-    command += ["--format", "raw", "--rate", str(SAMPLES_PER_SECOND), *(["--native"] if native else [])]
+    command += ["--format", "raw", "--rate", str(SAMPLES_PER_SECOND), "--gil", *(["--native"] if native else [])]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -119,20 +122,22 @@ def _print_shares(console: Console, title: str, stacks: Counter[Stack], key: Cal
 
 
 def _print_processors(console: Console, figures: list[Figure]) -> None:
-    """A table for each measured window of the load."""
+    """A table for each measured window of the load; the cost of one event or bill hardly depends on who else runs."""
     for figure in figures:
         if figure.processors:
-            rows = sorted(figure.processors.items(), key=lambda item: -item[1])
-            title = f"{figure.name}: {figure.value:,.0f} {figure.unit}, processors in use out of {processors()}"
-            _print_table(console, title, ("process", "processors"), ((name, f"{share:.2f}") for name, share in rows))
+            shares = sorted(figure.processors.items(), key=lambda item: -item[1])
+            rows = ((name, f"{share:.2f}", f"{share / figure.value * 1e6:,.1f}") for name, share in shares)
+            title = f"{figure.name}: {figure.value:,.0f} {figure.unit} on {processors()} processors"
+            _print_table(console, title, ("process", "processors", "µs for each"), rows)
 
 
-def _print_table(console: Console, title: str, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
+def _print_table(console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     table = Table(header_style="bold")
     table.add_column(columns[0], overflow="fold")
-    table.add_column(columns[1], justify="right")
-    for name, value in rows:
-        table.add_row(name, value)
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
     console.print(f"\n{title}", markup=False, highlight=False)
     console.print(table, markup=False)
 

@@ -62,7 +62,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     target: Target | None = None
     note: str = ""
     series: tuple[float, ...] = ()
-    processors: dict[str, float] = {}  # in use on average: server, postgres ..., generator, idle
+    processors: dict[str, float] = {}  # in use on average: server, postgres ..., generator, others, idle
 
     @property
     def met(self) -> bool | None:

@@ -179,8 +179,8 @@ def process_label(pid: int) -> str:
     title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     if not title.startswith("postgres:"):
         return "postgres main" if Path(f"/proc/{pid}/comm").read_text().strip() == "postgres" else "server"
-    kind = re.match(r"postgres: ([a-z ]+?)(?: \d+)?$", title)
-    return f"postgres {kind[1].strip()}" if kind else "postgres backend"
+    kind = re.fullmatch(r"([a-z ]+?)(?: \d+)?", title.rpartition(": ")[2])  # after `postgres: ` and the cluster's name
+    return f"postgres {kind[1]}" if kind else "postgres backend"  # a backend's title names database and client
 
 
 def memory_bytes(pid: int) -> tuple[int, int]:
@@ -210,6 +210,7 @@ class Sample:
     rss: Counter[str]
     cpu: dict[str, float]
     generator_cpu: float
+    idle: float  # seconds that processors had nothing to do
 
 
 @dataclass(slots=True)
@@ -249,16 +250,17 @@ class Sampler:
                 pss[group] += proportional
                 rss[group] += resident
         own = os.times()
-        return Sample(time.perf_counter(), pss, rss, dict(self._cpu), own.user + own.system)
+        return Sample(time.perf_counter(), pss, rss, dict(self._cpu), own.user + own.system, idle_seconds())
 
     def peak(self) -> Sample | None:
         """The sample with the most memory."""
         return max(self.samples, key=lambda sample: sample.pss.total(), default=None)
 
     def cpu_between(self, began: float, ended: float) -> dict[str, float]:
-        """Processors in use by each label, by the generator and by nobody, on average between two times.
+        """Processors in use by each label, by the generator and by others on this machine, and idle, on average.
 
-        The values add up to the number of processors; what other programs used counts as nobody's.
+        The values add up to the number of processors. Others are the kernel's own work, strangers whose load spoils the
+        figures, and, on a virtual machine, time that the host took.
         """
         inside = [sample for sample in self.samples if began <= sample.at <= ended]
         if len(inside) < 2:
@@ -267,8 +269,9 @@ class Sampler:
         elapsed = last.at - first.at
         shares = {label: (seconds - first.cpu.get(label, 0.0)) / elapsed for label, seconds in last.cpu.items()}
         shares["generator"] = (last.generator_cpu - first.generator_cpu) / elapsed
-        shares["idle"] = max(0.0, processors() - sum(shares.values()))
-        return shares
+        idle = (last.idle - first.idle) / elapsed
+        others = max(0.0, processors() - sum(shares.values()) - idle)
+        return {**shares, "others": others, "idle": idle}
 
 
 def processors() -> int:
@@ -276,8 +279,15 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def idle_seconds() -> float:
+    """Seconds so far that these processors did nothing, or waited for the disk."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    return sum(int(line[4]) + int(line[5]) for line in lines if line[0] in ours) / _TICKS_PER_SECOND
+
+
 def by_group(shares: dict[str, float]) -> dict[str, float]:
-    """Shares of server, postgres, generator and idle."""
+    """Shares of server, postgres, generator, others and idle."""
     groups: defaultdict[str, float] = defaultdict(float)
     for label, share in shares.items():
         groups[label.partition(" ")[0]] += share

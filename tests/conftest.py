@@ -30,6 +30,10 @@ def database_server() -> Iterator[str]:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="tally-tests-") as folder, EmbeddedPostgres.start(Path(folder)) as server:
+        _administer(
+            server.url, "ALTER SYSTEM SET fsync = off"
+        )  # no test cuts the power; each makes and drops a database
+        _administer(server.url, "SELECT pg_reload_conf()")
         yield server.url
 
 
@@ -45,6 +49,13 @@ def database_template(database_server: str) -> Iterator[str]:
 def database_url(database_server: str, database_template: str) -> Iterator[str]:
     """The URL of a migrated, empty database of this test's own."""
     with new_database(database_server, f"TEMPLATE {database_template}") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(database_server: str) -> Iterator[str]:
+    """The URL of a database of this test's own with nothing in it, not even our tables."""
+    with new_database(database_server) as url:
         yield url
 
 

@@ -100,6 +100,6 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool) -> Service:
         instructions=Instructions(pool, clock, customers, ledger, wallets),
         charges=charges,
         bills=Bills(clock, settings.zone, customers, charges),
-        explain=Explain(),
+        explain=Explain(pricing),
         verify=Verify(pricing),
     )

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
-from tallystick.database.pool import Connection, Pool
+from tallystick.database.pool import Connection
 from tallystick.kernel.clock import TestClock
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import Wallets
+from tests.conftest import new_database
 
 
 @pytest.fixture
@@ -21,8 +23,16 @@ def wallets(ledger: PostgresLedger) -> Wallets:
     return Wallets(ledger)
 
 
+@pytest.fixture(scope="package")
+def database(database_server: str, database_template: str) -> Iterator[str]:
+    """The URL of a migrated database that tests share, because each takes back what it did."""
+    with new_database(database_server, f"TEMPLATE {database_template}") as url:
+        yield url
+
+
 @pytest.fixture
-async def conn(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection within a transaction, as services get it."""
-    async with pool.connection() as connection, connection.transaction():
-        yield connection
+async def conn(database: str) -> AsyncIterator[Connection]:
+    """A connection within a transaction, as services get it; what happens on it is taken back."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        async with connection.transaction(force_rollback=True):
+            yield connection

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-START_SECONDS = 60
+STOP_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     tally = str(Path(sys.executable).with_name("tally"))
     command = [tally, "serve", "--dev", "--port", str(port), "--data-dir", str(tmp_path_factory.mktemp("books"))]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
         assert service.stdout is not None
         next(line for line in service.stdout if str(port) in line)  # the banner comes when it answers
         yield f"127.0.0.1:{port}"
-    finally:
         service.terminate()
-        assert service.wait(timeout=START_SECONDS) == 0
+        assert service.wait(timeout=STOP_SECONDS) == 0
 
 
 def curl(block: str, address: str) -> list[Any]:

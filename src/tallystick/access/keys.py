@@ -1,13 +1,13 @@
 """API keys: who may call, told by a bearer key of the configuration.
 
-Client keys and administrators' keys are two sets; neither contains the other. Statuses and texts of refusals are those that callers of the
-credits service know, and hold for every surface.
+Clients' keys and administrators' keys are two sets; neither contains the other. Statuses and texts of refusals are the
+ones that callers of the credits service know, and hold for every surface.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -56,8 +56,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self.clients or self.admins)
 
-    def check(self, demand: Demand, authorization: str | None, schemes: Iterable[str] = ("bearer",)) -> None:
-        """Returns if the ``Authorization`` header meets the demand. Raises ``MissingKey``, ``RefusedKey`` or ``NoKeysConfigured``."""
+    def check(self, demand: Demand, authorization: str | None, schemes: Collection[str] = ("bearer",)) -> None:
+        """Returns if the ``Authorization`` header meets the demand.
+
+        Raises ``MissingKey``, ``RefusedKey`` or ``NoKeysConfigured``.
+        """
         if demand is Demand.NOTHING:
             return
         if demand is Demand.ADMIN and not self.admins:
@@ -68,11 +71,11 @@ class Keys:
         is_client, is_admin = _is_one_of(key, self.clients), _is_one_of(key, self.admins)
         if demand is Demand.ADMIN and is_client and not is_admin:
             raise RefusedKey("Admin API key required for this endpoint")
-        if not (is_client and demand is not Demand.ADMIN or is_admin and demand is not Demand.CLIENT):
+        if not {Demand.CLIENT: is_client, Demand.ANY: is_client or is_admin, Demand.ADMIN: is_admin}[demand]:
             raise RefusedKey("Invalid API key")
 
 
-def _key_in(authorization: str | None, schemes: Iterable[str]) -> str:
+def _key_in(authorization: str | None, schemes: Collection[str]) -> str:
     if authorization is None:
         raise MissingKey("Missing Authorization header")
     scheme, _, key = authorization.partition(" ")
@@ -82,6 +85,8 @@ def _key_in(authorization: str | None, schemes: Iterable[str]) -> str:
 
 
 def _is_one_of(key: str, known: frozenset[str]) -> bool:
-    """Compares with every known key and in constant time, so that how long it takes says nothing about any of them."""
-    presented = key.encode(errors="surrogateescape")
-    return any([hmac.compare_digest(presented, one.encode(errors="surrogateescape")) for one in known])
+    """Compares with every known key, each in constant time, so that how long it takes tells nothing of any of them."""
+    found = False
+    for one in known:
+        found |= hmac.compare_digest(key.encode(errors="surrogateescape"), one.encode(errors="surrogateescape"))
+    return found

@@ -193,9 +193,10 @@ class Instructions:
         if not instructions:
             return {}
         payers = await self._payers(conn, instructions)
-        await self._ledger.serialise(conn)
         movements = {i.id: Movement(i.id, payers[i.id], i.ledger, i.amount) for i in instructions if i.id in payers}
-        left = await self._left(conn, list(movements.values()))
+        async with conn.pipeline():
+            await self._ledger.serialise(conn)
+            left = await self._left(conn, list(movements.values()))
         results: dict[UUID, Result] = {}
         for types, move in self._moves:
             alike = [movements[i.id] for i in instructions if i.type in types and i.amount and i.id in movements]

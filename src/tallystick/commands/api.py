@@ -1,4 +1,4 @@
-"""The public routes as commands use them: of a running service, or of one that stands in this very process for the while.
+"""The public routes as commands use them: of a running service, or of one in this very process for the while.
 
 Commands have no shapes, rules or words of their own: what a command prints is what the route answers.
 """
@@ -18,9 +18,8 @@ from tallystick.kernel.errors import TallyError
 from tallystick.settings import Settings
 from tallystick.web.app import create_app
 
-TIMEOUT_SECONDS = 60
-"""Longest silence of a service that is asked something. In this process nothing times out: proving large books takes its time."""
-
+TIMEOUT = httpx.Timeout(10, read=600)
+"""Seconds. Connecting is quick or never; an answer may take a while, if all books are proved for it."""
 
 MAX_REASON_CHARACTERS = 200
 
@@ -51,7 +50,8 @@ class Api:
 
     async def get(self, *path: str, **query: str | int | None) -> Any:
         """``get("customers", key)`` is ``/api/v1/customers/{key}``: each part is one segment, whatever is in it."""
-        return await self._ask("GET", _native(path), params={name: value for name, value in query.items() if value is not None})
+        given = {name: value for name, value in query.items() if value is not None}
+        return await self._ask("GET", _native(path), params=given)
 
     async def put(self, *path: str, json: object) -> Any:
         return await self._ask("PUT", _native(path), json=json)
@@ -66,11 +66,15 @@ class Api:
     async def _ask(self, method: str, path: str, **request: Any) -> Any:
         try:
             response = await self._http.request(method, path, **request)
-        except httpx.TransportError as error:
-            raise ServiceUnreachable(f"no answer from {self._http.base_url}: {error or type(error).__name__}") from None
+        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            reason = str(error) or type(error).__name__
+            raise ServiceUnreachable(f"no answer from {self._http.base_url}: {reason}") from None
         if response.is_error:
             raise _refusal(response)
-        return response.json() if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise ServiceUnreachable(f"what answers at {self._http.base_url} is no Tallystick") from None
 
 
 def _native(path: tuple[str, ...]) -> str:
@@ -93,18 +97,19 @@ def _refusal(response: httpx.Response) -> Refusal:
 async def open_api(settings: Settings, url: str | None) -> AsyncIterator[Api]:
     """The routes of the service at ``url``, or of the books that ``settings`` mean.
 
-    To a service, the first of our own administrators' keys, or else clients' keys, is presented.
+    A service is shown one of our own administrators' keys, or else clients' keys, if there are any.
     """
     if url is not None:
         key = min(settings.admin_keys or settings.client_keys, default=None)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS) as http:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT) as http:
             yield Api(http)
         return
     # Whoever can read the database needs no key to the routes before it.
     own = settings.model_copy(update={"dev": True, "api_keys": "", "admin_api_keys": ""})
     async with open_books(own) as service:
         transport = httpx.ASGITransport(create_app(service))
+        # Inside a process nothing times out: proving large books takes its time.
         async with httpx.AsyncClient(transport=transport, base_url="http://books", timeout=None) as http:  # noqa: S113
             yield Api(http)
 

@@ -1,4 +1,4 @@
-"""The books for a command: on your own server, on a running service's database, or on an embedded one started for the while."""
+"""The books for a command: your server's, a running service's, or embedded ones opened for the while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tallystick.service import Service, open_service
 from tallystick.settings import Settings
 
 POOL_SIZE = 4
-"""Connections of a command: it does one thing after the other, and may share the server with a service and its pool."""
+"""Connections of a command: it does one thing after the other, and may share the server with a service."""
 
 
 @contextmanager

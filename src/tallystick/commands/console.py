@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,13 +13,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Column, Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
+UNBROKEN = 1000
+"""Columns of a stdout that is no terminal: whoever reads it there wants whole ids and one row a line."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else UNBROKEN)
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(document: object) -> None:
     """Prints one JSON document on one line."""
-    out.print(json.dumps(document, ensure_ascii=False), markup=False, emoji=False)
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 def print_error(code: str, detail: str, field: str | None = None, *, as_json: bool) -> None:
@@ -26,23 +31,43 @@ def print_error(code: str, detail: str, field: str | None = None, *, as_json: bo
     if as_json:
         print_json({"error": {"code": code, "detail": detail, **({"field": field} if field else {})}})
     else:
-        messages.print(f"[bold red]Error:[/] {escape(detail)}")
+        messages.print(f"[bold red]Error:[/] {escape(plain(detail))}")
 
 
 def say(text: str) -> None:
-    """Prints plain text."""
-    out.print(text, markup=False, emoji=False)
+    """Prints a text as it is."""
+    out.print(plain(text), markup=False, emoji=False)
+
+
+def warn(text: str) -> None:
+    """Prints a text as it is to stderr."""
+    messages.print(plain(text), markup=False, emoji=False)
+
+
+def plain(value: object) -> str:
+    """The value as text that cannot command a terminal, whoever wrote it; ``None`` is empty, structures are JSON."""
+    if value is None:
+        return ""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table. A column whose name ends in ``>`` is aligned to the right, for numbers."""
-    headers = [Column(name.rstrip(">"), justify="right" if name.endswith(">") else "left") for name in columns]
-    return Table(*headers, title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=None, pad_edge=False)
+    """An empty table. The first column is never broken; one whose name ends in ``>`` is aligned to the right."""
+    headers = [
+        Column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=place == 0)
+        for place, name in enumerate(columns)
+    ]
+    style = {"title_justify": "left", "title_style": "bold", "header_style": "bold cyan"}
+    return Table(*headers, title=title, box=None, pad_edge=False, **style)  # type: ignore[arg-type]
 
 
 def add_row(to: Table, cells: Iterable[object]) -> None:
-    """Adds a row of plain text: what customers named is never read as markup. ``None`` leaves a cell empty."""
-    to.add_row(*(escape(_text(cell)) for cell in cells))
+    """Adds a row of plain text: what customers named is never read as markup."""
+    to.add_row(*(escape(plain(cell)) for cell in cells))
 
 
 def show_page(page: dict[str, Any], title: str, fields: Sequence[str], *, as_json: bool) -> None:
@@ -55,7 +80,7 @@ def show_page(page: dict[str, Any], title: str, fields: Sequence[str], *, as_jso
         add_row(listing, (item[name] for name in fields))
     out.print(listing)
     if page["next"] is not None:
-        messages.print(f"There are more: --cursor {page['next']}", markup=False)
+        warn(f"There are more: --cursor {page['next']}")
 
 
 def show_facts(facts: dict[str, Any]) -> None:
@@ -63,19 +88,14 @@ def show_facts(facts: dict[str, Any]) -> None:
     listing = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value not in (None, "", []):
-            listing.add_row(f"[cyan]{escape(name)}[/]", escape(_text(value)))
+            listing.add_row(f"[cyan]{escape(name)}[/]", escape(plain(value)))
     out.print(listing)
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-
-
-def progress_bar(unit: str) -> Progress:
-    """A progress bar on stderr, with the rate in ``unit`` per second; it vanishes when it is done."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(unit), TimeRemainingColumn(), console=messages, transient=True)
+def progress_bar(unit: str = "") -> Progress:
+    """A progress bar on stderr, which vanishes when it is done; with the rate if the steps have a unit."""
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
+    return Progress(*columns, *([_Rate(unit)] if unit else []), console=messages, transient=True)
 
 
 class _Rate(ProgressColumn):

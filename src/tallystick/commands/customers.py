@@ -14,6 +14,7 @@ from tallystick.kernel.money import CREDIT
 app = typer.Typer(help="List, show and create customers, and grant them credits.", no_args_is_help=True)
 
 Key = Annotated[str, typer.Argument(help="The customer's key.")]
+Policy = Literal["postpaid", "prepaid"]
 
 
 @app.command("list")
@@ -38,16 +39,15 @@ def create_customer(
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
     email: Annotated[str | None, typer.Option(help="Where it reads mail; no two customers share one.")] = None,
     parent: Annotated[str | None, typer.Option(help="Key of the customer it belongs to.")] = None,
-    payer: Annotated[str | None, typer.Option(help="Key of the customer that pays for it.", show_default="itself")] = None,
-    credit_policy: Annotated[
-        Literal["postpaid", "prepaid"], typer.Option(help="Whether the balance may fall below zero.")
-    ] = "postpaid",
+    payer: Annotated[str | None, typer.Option(help="Key of the customer that pays.", show_default="itself")] = None,
+    credit_policy: Annotated[Policy, typer.Option(help="Whether bills are refused when it is empty.")] = "postpaid",
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Create a customer. Usage of an unknown key creates one too, postpaid."""
-    wanted = {"key": key, "name": name, "email": email, "parent": parent, "payer": payer, "credit_policy": credit_policy}
+    wanted = {"key": key, "name": name, "email": email, "parent": parent, "payer": payer}
+    wanted["credit_policy"] = credit_policy
     _show(ask(read_settings(data_dir=data_dir), url, lambda api: api.post("customers", json=wanted)), as_json=json)
 
 
@@ -57,7 +57,7 @@ def grant_credits(
     amount: Annotated[str, typer.Argument(help="A decimal number, for example 200 or 99.75.")],
     asset: Annotated[str, typer.Option(help="Credits or a currency.")] = CREDIT,
     reason: Annotated[str | None, typer.Option(help="Kept with the grant.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key grants once, however often it is sent.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key grants once, however often.")] = None,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -65,9 +65,8 @@ def grant_credits(
     """Give credits to a customer."""
     wanted = {"asset": asset, "amount": amount, "reason": reason}
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
-    granted = ask(
-        read_settings(data_dir=data_dir), url, lambda api: api.post("customers", key, "grants", json=wanted, headers=headers)
-    )
+    settings = read_settings(data_dir=data_dir)
+    granted = ask(settings, url, lambda api: api.post("customers", key, "grants", json=wanted, headers=headers))
     if json:
         console.print_json(granted)
     else:

@@ -28,13 +28,13 @@ def migrate(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def psql(context: typer.Context, data_dir: DataDir = None) -> None:
-    """Open a SQL prompt on the database. What follows is passed on: tally psql -- -c 'table customers'."""
+    """Open a SQL prompt on the database. What follows is passed on to psql: tally psql -c 'table customers'."""
     me = pwd.getpwuid(os.geteuid())
     program = Binaries.for_account(Account(me.pw_name, me.pw_uid, me.pw_gid)).program("psql")
     with database(read_settings(data_dir=data_dir)) as url:
-        parts = conninfo.conninfo_to_dict(url)
+        parts = {name: str(part) for name, part in conninfo.conninfo_to_dict(url).items()}
         password = parts.pop("password", None)  # not into the command line, which everybody can read
-        environment = os.environ | ({"PGPASSWORD": str(password)} if password is not None else {})
+        environment = os.environ | ({} if password is None else {"PGPASSWORD": password})
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends a query, not the prompt or the database below it
         command = [program, "--dbname", conninfo.make_conninfo(**parts), *context.args]
         code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603

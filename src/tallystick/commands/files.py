@@ -1,8 +1,8 @@
 """Usage in files, cut into bodies as senders would post them: NDJSON events, or lines of the InfluxDB line protocol.
 
-CSV becomes NDJSON on the way: each row an event, each column a field of it. An event without ``id`` gets one that is derived from the
-file's name (without its folder), the number of its line and what stands there. So importing a file again, or a longer version of it,
-counts nothing twice, and two equal rows are two measurements; a file that was renamed is another one.
+CSV becomes NDJSON on the way: each row an event, each column a field of it. An event without ``id`` gets one that is
+derived from the file's name (without its folder), the number of its line and what stands there. So importing a file again,
+or a longer version of it, counts nothing twice, and two equal rows are two measurements; a renamed file is another one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tallystick.metering.model import Unreadable
 
 CHUNK_LINES = 10_000
 CHUNK_BYTES = 8 << 20
-"""A chunk ends after this many lines or bytes, so that memory stays bounded and the body fits the limits of any service."""
+"""A chunk ends after so many lines or bytes: memory stays bounded, and a body fits the limits of a service."""
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is passed over; what it begins with is kept."""
@@ -42,11 +42,10 @@ class Format(StrEnum):
     @classmethod
     def of(cls, path: Path) -> Format:
         """The format that the file's name tells. Raises ``InvalidInput``."""
-        try:
-            return _SUFFIXES[path.suffix.lower()]
-        except KeyError:
-            known = ", ".join(_SUFFIXES)
-            raise InvalidInput(f"the format of {path.name} is not known from its name ({known}): give --format") from None
+        known = _SUFFIXES.get(path.suffix.lower())
+        if known is None:
+            raise InvalidInput(f"{path.name} does not end in one of {', '.join(_SUFFIXES)}: give --format", field="format")
+        return known
 
 
 _SUFFIXES = {
@@ -70,15 +69,18 @@ COLUMNS = {
     "agent": ("data", "agent"),
     "unit_price": ("data", "unit_price"),
 }
-"""The columns of a CSV file, and the field of an event that each stands for. Their order is free."""
+"""The columns of a CSV file, in any order, and the field of an event that each stands for."""
 
 REQUIRED_COLUMNS = ("customer", "meter", "value")
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A body, the number (from 1) in the file of each of its lines, what cannot even be put into one (``index`` is the number of
-    its line), and how many bytes of the file have been read."""
+    """A body, and for each of its lines the number (from 1) of the line in the file.
+
+    ``refused`` is what cannot even be put into a body; its ``index`` is the number of its line. ``position`` is how many
+    bytes of the file have been read.
+    """
 
     body: bytes
     numbers: list[int]
@@ -94,10 +96,8 @@ def read_chunks(path: Path, file_format: Format) -> Iterator[Chunk]:
         body = bytearray()
         for number, line in _READERS[file_format](lines, path.name):
             numbers.append(number)
-            body += line
-            body += b"\n"
-            full = len(numbers) >= CHUNK_LINES or len(body) >= CHUNK_BYTES
-            if full and (file_format is not Format.LINE_PROTOCOL or _ends_in_timestamp(line) or len(numbers) >= 2 * CHUNK_LINES):
+            body += line + b"\n"
+            if (len(numbers) >= CHUNK_LINES or len(body) >= CHUNK_BYTES) and _may_end_with(line, file_format, numbers):
                 yield Chunk(bytes(body), numbers, lines.take_refused(), file.tell())
                 numbers, body = [], bytearray()
         refused = lines.take_refused()
@@ -105,27 +105,35 @@ def read_chunks(path: Path, file_format: Format) -> Iterator[Chunk]:
             yield Chunk(bytes(body), numbers, refused, file.tell())
 
 
+def _may_end_with(line: bytes, file_format: Format, numbers: list[int]) -> bool:
+    """A string in line protocol may go on over line ends; where a line ends in a timestamp, none is open."""
+    if file_format is not Format.LINE_PROTOCOL or len(numbers) >= 2 * CHUNK_LINES:
+        return True
+    return line.rstrip(_BLANKS).rpartition(b" ")[2].removeprefix(b"-").isdigit()
+
+
 class _Lines:
-    """The lines of a file without their ends, and the number of the present one."""
+    """The lines of a file without their ends, the number of the present one, and those that had to be refused."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.number = 0
+        self.present = b""
         self._file = file
         self._refused: list[Unreadable] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        while line := self._file.readline(MAX_LINE_BYTES + 1):
+        while line := self._file.readline(MAX_LINE_BYTES):
             self.number += 1
-            if self.number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            self.present = line.removeprefix(_BYTE_ORDER_MARK) if self.number == 1 else line
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                 self._pass_over()
-                self.refuse("line_too_long", f"a line must have at most {MAX_LINE_BYTES} bytes", line[:MAX_LINE_BYTES])
-                continue
-            yield line.rstrip(b"\n")
+                self.refuse("line_too_long", f"a line must be shorter than {MAX_LINE_BYTES} bytes")
+            else:
+                yield self.present.removesuffix(b"\n")
 
-    def refuse(self, code: str, detail: str, raw: bytes) -> None:
-        self._refused.append(Unreadable(self.number, raw, code, detail))
+    def refuse(self, code: str, detail: str, raw: bytes | None = None) -> None:
+        """Keeps the present line, or ``raw`` in its place, with the reason."""
+        self._refused.append(Unreadable(self.number, self.present if raw is None else raw, code, detail))
 
     def take_refused(self) -> list[Unreadable]:
         refused, self._refused = self._refused, []
@@ -136,7 +144,7 @@ class _Lines:
             pass
 
 
-# Lines of a body, with the number of the line in the file that each comes from
+# From lines of a file to lines of a body, each with the number of the former
 
 
 class _Identity(msgspec.Struct):
@@ -165,14 +173,8 @@ def _identified(event: bytes, name: str, number: int) -> bytes:
 
 
 def _points(lines: _Lines, name: str) -> Iterator[tuple[int, bytes]]:
-    """All lines, blank ones too: one may be part of a string."""
-    for line in lines:
+    for line in lines:  # blank ones too: one may be part of a string
         yield lines.number, line
-
-
-def _ends_in_timestamp(line: bytes) -> bool:
-    """Whether a point ends here. Within a string that goes on over line ends a chunk must not end."""
-    return line.rstrip(_BLANKS).rpartition(b" ")[2].removeprefix(b"-").isdigit()
 
 
 def _rows(lines: _Lines, name: str) -> Iterator[tuple[int, bytes]]:
@@ -184,25 +186,24 @@ def _rows(lines: _Lines, name: str) -> Iterator[tuple[int, bytes]]:
         except StopIteration:
             return
         except csv.Error as error:
-            lines.refuse("invalid_row", f"the row cannot be read as CSV: {error}", b"")
+            lines.refuse("invalid_row", f"a row must be CSV: {error}")
             continue
-        if not cells:
-            continue
-        if header is None:
+        if cells and header is None:
             header = _header(cells)
-        elif len(cells) != len(header):
-            lines.refuse("invalid_row", f"a row must have {len(header)} cells, this one has {len(cells)}", json.dumps(cells).encode())
-        else:
-            yield lines.number, _identified(_event(header, cells), name, lines.number)
+        elif cells and header is not None:
+            if len(cells) == len(header):
+                yield lines.number, _identified(_event(header, cells), name, lines.number)
+            else:
+                rule = f"a row must have {len(header)} cells, this one has {len(cells)}"
+                lines.refuse("invalid_row", rule, json.dumps(cells).encode())
 
 
 def _header(cells: list[str]) -> list[str]:
     header = [cell.strip().lower() for cell in cells]
-    unknown = [name for name in header if name not in COLUMNS]
-    if unknown or len(set(header)) != len(header):
-        raise InvalidInput(f"the first line must name columns out of {', '.join(COLUMNS)}, each once at most", field="header")
+    if not set(header) <= COLUMNS.keys() or len(set(header)) < len(header):
+        raise InvalidInput(f"the header must name columns out of {', '.join(COLUMNS)}, none twice", field="header")
     if missing := [name for name in REQUIRED_COLUMNS if name not in header]:
-        raise InvalidInput(f"the first line must name the columns {', '.join(missing)} too", field="header")
+        raise InvalidInput(f"the header must name the columns {', '.join(missing)} too", field="header")
     return header
 
 
@@ -211,9 +212,11 @@ def _event(header: list[str], cells: list[str]) -> bytes:
     event: dict[str, object] = {}
     data: dict[str, str] = {}
     for column, cell in zip(header, cells, strict=True):
-        if cell:
-            *parents, name = COLUMNS[column]
-            (data if parents else event)[name] = cell
+        *parents, name = COLUMNS[column]
+        if cell and parents:
+            data[name] = cell
+        elif cell:
+            event[name] = cell
     return json.dumps({**event, "data": data}, separators=(",", ":")).encode()
 
 

@@ -13,26 +13,29 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from tallystick.commands import console
 from tallystick.commands.api import Api, Refusal, open_api
 from tallystick.commands.books import open_books
 from tallystick.commands.files import Chunk, Format, read_chunks
 from tallystick.commands.options import DataDir, ExitCode, Json, Url, read_settings
-from tallystick.metering.model import Batch, Receipt, Rejection, Unreadable
+from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
 from tallystick.metering.sources import cloud_events, line_protocol
 from tallystick.service import Service
 from tallystick.settings import Settings
 
 NDJSON = "application/x-ndjson"
+
 MAX_LISTED = 20
-"""Rejected lines of one run that are listed; all are counted, and kept in quarantine."""
+"""Rejected lines of a file that are listed. All of them are counted."""
+
 MAX_ATTEMPTS = 20
 """How often a chunk is sent to a service that answers that it has too much to do."""
 
 NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Stands for a timestamp that a line does not have."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -57,32 +60,33 @@ class Tally:
         self.listed += rejections[: MAX_LISTED - len(self.listed)]
 
     def as_json(self) -> dict[str, Any]:
-        counts = {name: getattr(self, name) for name in ("file", "accepted", "duplicates", "unpriced", "taken", "rejected")}
-        listed = [{"line": rejection.index, "code": rejection.code, "detail": rejection.detail} for rejection in self.listed]
-        return {**counts, "rejected_lines": listed}
+        names = ("file", "accepted", "duplicates", "unpriced", "taken", "rejected")
+        lines = [{"line": line.index, "code": line.code, "detail": line.detail} for line in self.listed]
+        return {**{name: getattr(self, name) for name in names}, "rejected_lines": lines}
 
 
 Record = Callable[[Format, Chunk, Tally], Awaitable[None]]
-"""Records a chunk and adds to the tally what became of it. Places in receipts are line numbers of the file."""
+"""Records a chunk, and adds to the tally what became of it."""
 
 
 def import_files(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, readable=True)],
-    format: Annotated[Format | None, typer.Option(help="What the files hold.", show_default="by the file's name")] = None,  # noqa: A002
+    format: Annotated[Format | None, typer.Option(help="What they hold.", show_default="by the name")] = None,  # noqa: A002
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Record usage from files.
 
-    NDJSON holds an event per line, as POST /api/v1/events takes it. CSV has a header with the columns customer, meter, value and any of
-    id, time, kind, resource, agent, unit_price, source. Line protocol is InfluxDB's; its lines must have timestamps.
+    NDJSON: an event per line, as POST /api/v1/events takes it. CSV: a header with the columns customer, meter, value, and
+    as you like id, time, kind, resource, agent, unit_price, source. Line protocol: InfluxDB's, with timestamps.
 
-    Importing a file again changes nothing, so an import that was interrupted is simply repeated. Lines without an id are told apart by
-    the file's name, their number and their content.
+    Importing a file again changes nothing, so repeat an import that was interrupted. Lines without an id are told apart by
+    the file's name, their number and their content. Rejected lines are listed and, unless they go to another service, kept
+    in quarantine; the exit status is then 1.
     """
-    formats = [format or Format.of(path) for path in files]
-    tallies = asyncio.run(_import(read_settings(data_dir=data_dir), url, list(zip(files, formats, strict=True))))
+    formats = [(path, format or Format.of(path)) for path in files]
+    tallies = asyncio.run(_import(read_settings(data_dir=data_dir), url, formats))
     if json:
         console.print_json({"files": [tally.as_json() for tally in tallies]})
     else:
@@ -92,17 +96,14 @@ def import_files(
 
 
 async def _import(settings: Settings, url: str | None, files: list[tuple[Path, Format]]) -> list[Tally]:
-    tallies = []
-    with console.progress_bar("B") as progress:
-        async with _recorder(settings, url) as record:
-            for path, file_format in files:
-                task = progress.add_task(path.name, total=path.stat().st_size)
-                tallies.append(await _import_file(record, path, file_format, progress, task))
-    return tallies
+    async with _recorder(settings, url) as record:
+        with console.progress_bar("bytes") as progress:
+            return [await _import_file(record, path, file_format, progress) for path, file_format in files]
 
 
-async def _import_file(record: Record, path: Path, file_format: Format, progress: Progress, task: TaskID) -> Tally:
-    """One chunk after the other: counters must see their values in the file's order, and nothing piles up in front of the database."""
+async def _import_file(record: Record, path: Path, file_format: Format, progress: Progress) -> Tally:
+    """One chunk after the other: counters must see their values in order, and nothing may pile up before the database."""
+    task = progress.add_task(path.name, total=path.stat().st_size)
     tally = Tally(str(path))
     for chunk in read_chunks(path, file_format):
         await record(file_format, chunk, tally)
@@ -113,15 +114,14 @@ async def _import_file(record: Record, path: Path, file_format: Format, progress
 def _show(tallies: list[Tally]) -> None:
     table = console.table("Imported", "file", "accepted>", "duplicates>", "unpriced>", "taken>", "rejected>")
     for tally in tallies:
-        console.add_row(
-            table, (tally.file, tally.accepted, tally.duplicates, tally.unpriced, tally.taken or None, tally.rejected)
-        )
+        counts = (tally.accepted, tally.duplicates, tally.unpriced, tally.taken, tally.rejected)
+        console.add_row(table, (tally.file, *counts))
     console.out.print(table)
     for tally in tallies:
-        for rejection in tally.listed:
-            console.messages.print(f"{tally.file}:{rejection.index}: {rejection.detail} ({rejection.code})", markup=False)
-        if tally.rejected > len(tally.listed):
-            console.messages.print(f"{tally.file}: and {tally.rejected - len(tally.listed)} more", markup=False)
+        for line in tally.listed:
+            console.warn(f"{tally.file}:{line.index}: {line.detail} ({line.code})")
+        if more := tally.rejected - len(tally.listed):
+            console.warn(f"{tally.file}: and {more} more")
 
 
 # Recording
@@ -144,19 +144,20 @@ async def _record(service: Service, file_format: Format, chunk: Chunk, tally: Ta
 
 
 async def _send(api: Api, file_format: Format, chunk: Chunk, tally: Tally) -> None:
-    """A service says of each event what became of it; of lines it only says that it has them, so they are read here too."""
+    """A service says of each event what became of it; of lines only that it has them, so they are read here as well."""
     if file_format is Format.LINE_PROTOCOL:
         batch = _read(file_format, chunk, NO_TIME)
         timeless = {piece.index for piece in batch.unreadable if piece.code == "missing_time"}
-        lines = zip(chunk.numbers, chunk.body.split(b"\n"), strict=False)
+        lines = zip(chunk.numbers, chunk.body.split(b"\n"), strict=False)  # after the last line end comes nothing
         await _post(api, "/write", b"\n".join(line for number, line in lines if number not in timeless), "text/plain")
         tally.taken += len(batch.measurements)
-        tally.reject([*map(_rejection, batch.unreadable)])
-    else:
-        answer = await _post(api, "/api/v1/events", chunk.body, NDJSON)
-        receipt = msgspec.convert(answer, Receipt)
-        tally.add(msgspec.structs.replace(receipt, rejected=[_at_line(rejection, chunk) for rejection in receipt.rejected]))
-    tally.reject([*map(_rejection, chunk.refused)])
+        tally.reject([_rejection(piece) for piece in batch.unreadable])
+    elif chunk.numbers:
+        receipt = await _post(api, "/api/v1/events", chunk.body, NDJSON)
+        for rejection in receipt["rejected"]:
+            rejection["index"] = chunk.numbers[rejection["index"]]
+        tally.add(msgspec.convert(receipt, Receipt))
+    tally.reject([_rejection(piece) for piece in chunk.refused])
 
 
 async def _post(api: Api, path: str, body: bytes, content_type: str) -> Any:
@@ -172,14 +173,16 @@ async def _post(api: Api, path: str, body: bytes, content_type: str) -> Any:
     raise AssertionError("every attempt returns or raises")
 
 
+# Reading: as any sender's body is read, each piece named by its line in the file
+
+
 def _read(file_format: Format, chunk: Chunk, now: datetime) -> Batch:
-    """The chunk as any sender's body is read, its pieces named by their lines in the file."""
     if file_format is Format.LINE_PROTOCOL:
         batch = _without_timeless(line_protocol.read(chunk.body, NO_TIME), chunk.body)
         # As at /write: a running total must not become a sum of deltas because its meter is not there yet.
         batch = msgspec.structs.replace(batch, creates_meters=False)
     else:
-        batch = cloud_events.read(chunk.body, NDJSON, now)
+        batch = cloud_events.read(chunk.body, NDJSON, now) if chunk.numbers else Batch(cloud_events.SOURCE, [], [], [])
     return msgspec.structs.replace(
         batch,
         indexes=[chunk.numbers[index] for index in batch.indexes],
@@ -188,26 +191,24 @@ def _read(file_format: Format, chunk: Chunk, now: datetime) -> Batch:
 
 
 def _without_timeless(batch: Batch, body: bytes) -> Batch:
-    """The present instant cannot stand in for a timestamp here: importing the file again would count the line again."""
-    timed = [place for place, measurement in enumerate(batch.measurements) if measurement.at != NO_TIME]
-    if len(timed) == len(batch.measurements):
+    """The present cannot stand in for a timestamp here: at the next import of the file the line would count again."""
+    if all(measurement.at != NO_TIME for measurement in batch.measurements):
         return batch
     lines = body.split(b"\n")
-    timeless = [
-        Unreadable(index, lines[index], "missing_time", "a line of a file must have a timestamp")
-        for measurement, index in zip(batch.measurements, batch.indexes, strict=True)
-        if measurement.at == NO_TIME
-    ]
+    timed: list[tuple[Measurement, int]] = []
+    unreadable = list(batch.unreadable)
+    for measurement, index in zip(batch.measurements, batch.indexes, strict=True):
+        if measurement.at != NO_TIME:
+            timed.append((measurement, index))
+        else:
+            detail = "a line of a file must have a timestamp"
+            unreadable.append(Unreadable(index, lines[index], "missing_time", detail))
     return msgspec.structs.replace(
         batch,
-        measurements=[batch.measurements[place] for place in timed],
-        indexes=[batch.indexes[place] for place in timed],
-        unreadable=sorted([*batch.unreadable, *timeless], key=lambda piece: piece.index),
+        measurements=[measurement for measurement, _ in timed],
+        indexes=[index for _, index in timed],
+        unreadable=sorted(unreadable, key=lambda piece: piece.index),
     )
-
-
-def _at_line(rejection: Rejection, chunk: Chunk) -> Rejection:
-    return msgspec.structs.replace(rejection, index=chunk.numbers[rejection.index])
 
 
 def _rejection(piece: Unreadable) -> Rejection:

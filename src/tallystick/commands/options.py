@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings they lead to."""
+"""Options that several commands share, the settings they lead to, and the ways in which a command ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the embedded database.", file_okay=False, show_default="TALLY_DATA_DIR")
 ]
 Url = Annotated[
-    str | None, typer.Option(help="Ask this running service, for example http://127.0.0.1:8001, instead of the database.")
+    str | None,
+    typer.Option(help="Ask this running service, for example http://127.0.0.1:8001, instead of the database."),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Longest list.")]
-Cursor = Annotated[str | None, typer.Option(help="Go on where a list ended: its `next`.", show_default=False)]
+Cursor = Annotated[str | None, typer.Option(help="Go on where a list ended: its `next`.")]
 
 
 class ExitCode(IntEnum):
-    """How a command ends. They are documented in ``tally --help``; scripts rely on them."""
+    """How a command ends. Scripts rely on it; ``tally --help`` says what each means."""
 
     DONE = 0
     NO = 1
@@ -48,6 +49,6 @@ def read_settings(**overrides: object) -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False))
-        raise InvalidUsage(f"the environment has an unreadable setting. {faults}") from None
+        faults = [f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False)]
+        raise InvalidUsage(f"the environment has an unreadable setting. {'; '.join(faults)}") from None
     return settings.model_copy(update={name: value for name, value in overrides.items() if value is not None})

@@ -25,7 +25,8 @@ def list_prices(
     json: Json = False,
 ) -> None:
     """List prices by meter, kind and age. Each ends where the next one of its kind starts."""
-    page = ask(read_settings(data_dir=data_dir), url, lambda api: api.get("prices", meter=meter, limit=limit, cursor=cursor))
+    settings = read_settings(data_dir=data_dir)
+    page = ask(settings, url, lambda api: api.get("prices", meter=meter, limit=limit, cursor=cursor))
     fields = ("meter", "kind", "customer", "effective_from", "asset", "quantum", "model")
     console.show_page(page, "Prices", fields, as_json=json)
 
@@ -33,12 +34,12 @@ def list_prices(
 @app.command("create")
 def create_price(
     meter: Annotated[str, typer.Argument(help="Key of the meter.")],
-    effective_from: Annotated[str, typer.Option("--from", help="When it starts, for example 2026-01-01T00:00:00Z.")],
+    effective_from: Annotated[str, typer.Option("--from", help="When it starts, as 2026-01-01T00:00:00Z.")],
     kind: Annotated[str, typer.Option(help="Kind of resource within the meter.", show_default="the empty kind")] = "",
     customer: Annotated[str | None, typer.Option(help="Only for this customer.", show_default="everybody")] = None,
     amount: Annotated[str | None, typer.Option(help="So much ...")] = None,
     per: Annotated[str, typer.Option(help="... for so many units.")] = "1",
-    model: Annotated[str | None, typer.Option(help='Instead of amount and per: any price model, as JSON {"type": ...}.')] = None,
+    model: Annotated[str | None, typer.Option(help='Instead of amount and per: a model, as {"type": ...}.')] = None,
     asset: Annotated[str, typer.Option(help="Credits or a currency.")] = CREDIT,
     quantum: Annotated[str, typer.Option(help="The step that totals are rounded to.")] = "0.000001",
     url: Url = None,

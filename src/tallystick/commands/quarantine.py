@@ -12,7 +12,7 @@ import typer
 
 from tallystick.commands import console
 from tallystick.commands.api import Api, ask
-from tallystick.commands.options import Cursor, DataDir, ExitCode, InvalidUsage, Json, Limit, Url, read_settings
+from tallystick.commands.options import Cursor, DataDir, ExitCode, Json, Limit, Url, read_settings
 
 app = typer.Typer(help="List, show, repair and replay input that could not be read.", no_args_is_help=True)
 
@@ -47,43 +47,46 @@ def show_piece(piece: PieceId, url: Url = None, data_dir: DataDir = None, json: 
 def repair_piece(
     piece: PieceId,
     file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The mended piece.", show_default="standard input")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="The mended piece.", show_default="standard input"),
     ] = None,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Keep a mended version of a piece beside what came; replay it then."""
+    """Keep a mended version of a piece beside what came; then replay it."""
     mended = file.read_bytes() if file is not None else sys.stdin.buffer.read()
+    path = f"/api/v1/quarantine/{piece}"
     shown = ask(
         read_settings(data_dir=data_dir),
         url,
-        lambda api: api.send(f"/api/v1/quarantine/{piece}", mended, "application/octet-stream", method="PUT"),
+        lambda api: api.send(path, mended, "application/octet-stream", method="PUT"),
     )
     _show(shown, as_json=json)
 
 
 @app.command("replay")
 def replay_pieces(
-    pieces: Annotated[list[UUID] | None, typer.Argument(help="Which.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
+    pieces: Annotated[
+        list[UUID] | None, typer.Argument(help="Which pieces.", show_default="everything that waits")
+    ] = None,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Read pieces again, mended or not; what is recorded leaves the list. Ends with 1 if something still waits."""
-    if bool(pieces) == everything:
-        raise InvalidUsage("name the pieces, or give --all")
+    """Read pieces again, mended or not; what is recorded leaves the list. Ends with 1 if some of them still wait."""
     ids = [str(piece) for piece in pieces] if pieces else None
     outcomes = ask(read_settings(data_dir=data_dir), url, lambda api: _replay(api, ids))
     recorded = sum(outcome["recorded"] for outcome in outcomes)
     if json:
         console.print_json({"recorded": recorded, "pieces": outcomes})
     else:
-        table = console.table(f"Replayed, {recorded} of {len(outcomes)} recorded", "id", "recorded", "accepted>", "duplicates>", "detail")
+        title = f"Replayed: {recorded} of {len(outcomes)} recorded"
+        table = console.table(title, "id", "recorded", "accepted>", "duplicates>", "detail")
         for outcome in outcomes:
-            recorded_text = "yes" if outcome["recorded"] else "no"
-            console.add_row(table, (outcome["id"], recorded_text, outcome["accepted"], outcome["duplicates"], outcome["detail"]))
+            verdict = "yes" if outcome["recorded"] else "no"
+            counts = (outcome["accepted"], outcome["duplicates"])
+            console.add_row(table, (outcome["id"], verdict, *counts, outcome["detail"]))
         console.out.print(table)
     if recorded < len(outcomes):
         raise typer.Exit(ExitCode.NO)
@@ -108,5 +111,5 @@ def _show(piece: dict[str, Any], *, as_json: bool) -> None:
     console.show_facts({name: piece[name] for name in names})
     for title, name in (("What came", "raw"), ("Repaired", "repaired")):
         if encoded := piece[f"{name}_base64"]:
-            text = piece[name] if piece[name] is not None else repr(base64.b64decode(encoded))
+            text = piece[name] if piece[name] is not None else base64.b64decode(encoded)
             console.say(f"\n{title}:\n{text}")

@@ -17,6 +17,7 @@ import structlog
 import typer
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tallystick import __version__
@@ -34,7 +35,7 @@ STOP_TIMEOUT_SECONDS = 10
 """How long requests under way may take once the service is told to stop."""
 
 KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection is kept: longer than the 60 s of the usual proxies, which otherwise send a request into a closing one."""
+"""How long an idle connection is kept: longer than by the usual proxies (60 s), which would send into a closing one."""
 
 MAX_HEAD_BYTES = 64 << 10
 """Longest request line and headers, give or take what one read from the socket brings."""
@@ -43,8 +44,8 @@ MAX_CONNECTIONS = 2000
 """Beyond that callers get 503."""
 
 COLLECT_AFTER_OBJECTS = 100_000
-"""A batch of 10,000 events makes about as many containers that live until its transaction ends. Python's usual threshold (700) would
-have them searched in vain a hundred times; cycles, which alone need the search, hardly occur."""
+"""Python looks for garbage in cycles after so many new containers. Each event of a batch makes some, which live until the
+batch is stored: after 700, as is usual, the search would run hundreds of times in vain. Cycles hardly occur here."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +59,10 @@ class AddressUnusable(TallyError):
 
 def serve(
     dev: Annotated[bool, typer.Option("--dev", help="Open to this machine, without keys.")] = False,
-    host: Annotated[str | None, typer.Option(help="Address to listen at.", show_default="TALLY_HOST or 127.0.0.1")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen at.", show_default="TALLY_HOST")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.", show_default="TALLY_PORT or 8001")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.", show_default="TALLY_PORT"),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -95,8 +97,8 @@ def _bind(settings: Settings) -> Iterator[socket.socket]:
     has_keys = bool(settings.client_keys or settings.admin_keys)
     if not (settings.dev or has_keys):
         raise InvalidUsage(
-            "without keys the service would be open to everybody: set TALLY_API_KEYS (and TALLY_ADMIN_API_KEYS for administrators), "
-            "or use --dev to try it on this machine alone"
+            "without keys the service would be open to everybody: set TALLY_API_KEYS, and TALLY_ADMIN_API_KEYS for "
+            "administrators, or use --dev to try it on this machine alone"
         )
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
@@ -107,7 +109,8 @@ def _bind(settings: Settings) -> Iterator[socket.socket]:
             listener.bind(address)
             yield listener
     except OSError as error:
-        raise AddressUnusable(f"cannot listen at {settings.host}, port {settings.port}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise AddressUnusable(f"cannot listen at {settings.host}, port {settings.port}: {reason}") from None
 
 
 # Serving
@@ -118,19 +121,7 @@ async def _serve(settings: Settings, url: str, listener: socket.socket, announce
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_service(settings, url) as service:
-        server = _Server(uvicorn.Config(
-            create_app(service),
-            http=_BoundedHead,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
-        ), announce)
+        server = _Server(_config(create_app(service)), announce)
         _tune_garbage_collection()
         serving = asyncio.create_task(server.serve([listener]))
         stopping = asyncio.create_task(stop.wait())
@@ -139,6 +130,22 @@ async def _serve(settings: Settings, url: str, listener: socket.socket, announce
         server.should_exit = True
         await serving
     log.info("service.stopped")
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_BoundedHead,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
+    )
 
 
 def _tune_garbage_collection() -> None:
@@ -195,8 +202,8 @@ def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> 
     if as_json:
         console.print_json({"url": url, "docs": f"{url}/docs", "books": books, "pid": os.getpid()})
     else:
-        console.out.print(_banner(url, books, has_keys=bool(settings.client_keys or settings.admin_keys)), markup=False)
-    sys.stdout.flush()
+        console.say(_banner(url, books, has_keys=bool(settings.client_keys or settings.admin_keys)))
+        sys.stdout.flush()
 
 
 def _banner(url: str, books: str, *, has_keys: bool) -> str:

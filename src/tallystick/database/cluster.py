@@ -31,8 +31,9 @@ PORT = 5432  # only a part of the socket's name
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path of sockaddr_un, without the closing zero
 INITDB_TIMEOUT_SECONDS = 300
 POLL_SECONDS = 0.01
-# How a server is ended: in good order, then at once (it recovers at the next start), then by the kernel.
-ENDINGS: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGINT, 60), (signal.SIGQUIT, 10), (signal.SIGKILL, 10))
+# How a server is ended, and for how many seconds each way is tried: in good order (it writes what is not yet in its
+# files), at once (it recovers at the next start), by the kernel.
+ENDINGS: tuple[tuple[signal.Signals, float], ...] = ((signal.SIGINT, 30), (signal.SIGQUIT, 10), (signal.SIGKILL, 10))
 
 _CONFIGURATION = Path(__file__).with_name("postgresql.conf")
 _CONFIGURATION_FILES = {"config-file": "postgresql.conf", "hba-file": "pg_hba.conf", "ident-file": "pg_ident.conf"}
@@ -107,6 +108,8 @@ class Cluster:
         inside = self._seen_by_server
         files = [f"--{option}={inside}/{name}" for option, name in _CONFIGURATION_FILES.items()]
         program = [self.binaries.program("postgres"), "-D", f"{inside}/cluster", f"--port={PORT}", *files]
+        if sys.platform == "linux":
+            program += ["--recovery-init-sync-method=syncfs"]  # or recovery begins by syncing a thousand files singly
         with create_private(self.start_log) as output:
             return subprocess.Popen(  # noqa: S603
                 self._command(program, signal.SIGINT),

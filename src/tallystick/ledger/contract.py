@@ -7,6 +7,7 @@ Amounts are microunits.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, IntFlag
 from typing import Protocol
@@ -123,5 +124,5 @@ class Ledger(Protocol):
     async def post(self, conn: AsyncConnection, transfers: list[Transfer]) -> list[Result]:
         """Posts transfers one after the other, in order, and answers for each."""
 
-    async def accounts(self, conn: AsyncConnection, ids: list[tuple[UUID, UUID]]) -> dict[UUID, Account]:
+    async def accounts(self, conn: AsyncConnection, ids: Collection[tuple[UUID, UUID]]) -> dict[UUID, Account]:
         """The accounts that exist among ``(customer_id, account_id)``, by account id."""

@@ -139,7 +139,6 @@ class Wallets:
 
     async def charge(self, conn: AsyncConnection, movements: list[Movement]) -> None:
         """Charges usage that has already happened: never refused. A negative amount gives money back."""
-        await self._ledger.serialise(conn)
         postpaid = [m for m in movements if m.amount >= 0 and m.payer.credit_policy == "postpaid"]
         prepaid = [m for m in movements if m.amount >= 0 and m.payer.credit_policy == "prepaid"]
         returned = [m for m in movements if m.amount < 0]

@@ -88,7 +88,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
-    """Microcredits left, and used so far, after the charge for a measurement taken ``at``; its meter's friendly name."""
+    """Microcredits left and used so far, after the charge for a measurement taken ``at``; its meter's friendly name."""
 
     at: datetime
     left: int

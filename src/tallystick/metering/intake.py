@@ -23,8 +23,8 @@ from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Wallets
 from tallystick.metering.directory import Directories, Directory, Stream, StreamKey, TotalKey, Window, stream_key
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
+from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
-from tallystick.metering.quantify import State, fold_of, scope_of
 from tallystick.pricing.functions import Dynamic
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
@@ -225,15 +225,14 @@ class Intake:
 
 
 def _total_of(entry: Entry) -> TotalKey:
-    """The total an entry goes to. Under a dynamic price the quantity is money: units times the unit price the sender gave."""
+    """The total an entry goes to. Under a dynamic price its quantity is money."""
     price = entry.window.price
     if price is not None and isinstance(price.model, Dynamic):
         unit_price = entry.measurement.unit_price
         if unit_price is None:
-            entry.remark = "waits: the price is dynamic and the measurement brought no unit_price"
+            entry.remark = entry.remark or WITHOUT_UNIT_PRICE
             return entry.window.waiting
-        entry.remark = f"{entry.quantity:f} x unit price {unit_price:f}"
-        entry.quantity = EXACT.multiply(entry.quantity, unit_price)
+        entry.quantity, entry.remark = in_money(entry.quantity, unit_price, entry.remark)
     return entry.window.total
 
 

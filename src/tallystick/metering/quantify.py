@@ -38,6 +38,15 @@ class Step(NamedTuple):
 Fold = Callable[[State | None, Decimal, datetime], Step]
 
 
+WITHOUT_UNIT_PRICE = "waits: the price is dynamic and the measurement brought no unit_price"
+
+
+def in_money(quantity: Decimal, unit_price: Decimal, remark: str | None) -> tuple[Decimal, str]:
+    """What a quantity is under a dynamic price, which is money: units times the unit price the sender gave; and why."""
+    reason = f"{quantity:f} x unit price {unit_price:f}"
+    return EXACT.multiply(quantity, unit_price), f"{remark}; {reason}" if remark else reason
+
+
 def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal) -> UUID:
     """The id of what a stateful meter keeps its state for.
 

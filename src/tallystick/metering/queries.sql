@@ -80,19 +80,23 @@ limit :limit
 select pg_advisory_xact_lock(7411, 3)
 
 -- name: waiting
-select m.customer_id, coalesce(p.id, c.id), coalesce(p.credit_policy, c.credit_policy), m.id, m.at, m.period::text, m.quantity, m.unit_price
+select m.customer_id, coalesce(p.id, c.id), coalesce(p.credit_policy, c.credit_policy), m.id, m.at, m.period::text, m.quantity,
+    m.unit_price, m.remark
 from unnest(:customer_ids::uuid[]) as wanted (customer_id)
 join series as s on s.customer_id = wanted.customer_id and s.meter = :meter and s.kind = :kind
 join measurements as m on m.customer_id = s.customer_id and m.series_id = s.id and m.price_id is null
 join customers as c on c.id = m.customer_id
 left join customers as p on p.id = c.payer_id
+where (m.customer_id, m.at, m.id) > (:after_customer::uuid, :after_at::timestamptz, :after_id::uuid)
 order by m.customer_id, m.at, m.id
+limit :limit
 
 -- name: charge_waiting!
 update measurements as m
-set quantity = new.quantity, price_id = new.price_id, total_after = new.total_after, amount = new.amount, transfer_id = new.transfer_id
+set quantity = new.quantity, remark = new.remark, price_id = new.price_id, total_after = new.total_after, amount = new.amount,
+    transfer_id = new.transfer_id
 from unnest(
-    :customer_ids::uuid[], :ids::uuid[], :quantities::numeric[], :price_ids::uuid[], :totals::numeric[], :amounts::numeric[],
-    :transfer_ids::uuid[]
-) as new (customer_id, id, quantity, price_id, total_after, amount, transfer_id)
+    :customer_ids::uuid[], :ids::uuid[], :quantities::numeric[], :remarks::text[], :price_ids::uuid[], :totals::numeric[],
+    :amounts::numeric[], :transfer_ids::uuid[]
+) as new (customer_id, id, quantity, remark, price_id, total_after, amount, transfer_id)
 where m.customer_id = new.customer_id and m.id = new.id and m.price_id is null

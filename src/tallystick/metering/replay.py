@@ -1,7 +1,7 @@
 """Reading quarantined pieces again: once mended, or once what they lacked exists.
 
-A piece is read by the reader of its source as if it came now for the first time, except that the instant at which it came stands in for
-a time it does not name. So replaying it twice records it once.
+A piece is read by the reader of its source as if it came for the first time, but the instant at which it really came
+stands in for a time that it does not name. So replaying it twice records it once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEASUREMENT = "measurement"
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of one piece. ``recorded`` if all of it is; otherwise ``code`` and ``detail`` say why it still waits."""
+    """What became of one piece. It is ``recorded`` if all of it is; else ``code`` and ``detail`` say why it waits."""
 
     id: UUID
     recorded: bool
@@ -60,8 +60,8 @@ async def replay(
 ) -> Replay:
     """Reads these pieces again, or, without ids, a page of those that wait; what is recorded is closed.
 
-    Raises ``NotFound`` for an id that nothing has, ``InvalidInput`` for more than ``MAX_PIECES`` ids, ``Overloaded`` and
-    ``Unavailable`` as intake does; it may then be repeated.
+    Raises ``NotFound`` for an id that nothing has, ``InvalidInput`` for more than ``MAX_PIECES`` ids, ``Overloaded``
+    and ``Unavailable`` as intake does; it may then be repeated.
     """
     if ids is not None and len(ids) > MAX_PIECES:
         raise InvalidInput(f"ids must be at most {MAX_PIECES}", field="ids")
@@ -123,7 +123,7 @@ _READERS: dict[str, Callable[[Quarantined], Batch]] = {
 
 
 def _measurement(raw: bytes) -> Measurement:
-    """The measurement that was kept as JSON, checked again because people may have mended it. Raises ``InvalidInput``."""
+    """The measurement kept as JSON, checked anew because somebody may have mended it. Raises ``InvalidInput``."""
     try:
         read = msgspec.json.decode(raw, type=Measurement)
         at = read.at.astimezone(UTC)

@@ -6,7 +6,7 @@ their own, so it can stop anywhere and go on; whoever starts the service next fi
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -15,18 +15,24 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from tallystick.database.queries import Queries, array
+from tallystick.database.queries import Queries, array, uuid_array
 from tallystick.kernel.ids import NIL, derived_id
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Payer, Wallets
+from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, in_money
 from tallystick.pricing.functions import Dynamic
 from tallystick.pricing.model import Price, PriceList
 from tallystick.pricing.service import Pricing
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
-CUSTOMERS_PER_TRANSACTION = 100
-MEASUREMENTS_PER_TRANSACTION = 50_000
+CUSTOMERS_AT_ONCE = 100
+MEASUREMENTS_PER_TRANSACTION = 20_000
+
+Place = tuple[UUID, datetime, UUID]
+"""Customer, time and id of a measurement: the order in which waiting usage is charged."""
+
+BEFORE_ALL: Place = (NIL, datetime(1, 1, 2, tzinfo=UTC), NIL)
 
 
 class Waiting(msgspec.Struct, gc=False, eq=False):
@@ -39,6 +45,7 @@ class Waiting(msgspec.Struct, gc=False, eq=False):
     period: str
     raw_quantity: Decimal
     unit_price: Decimal | None
+    remark: str | None
     price: Price | None = None
     quantity: Decimal = Decimal(0)
     after: Decimal = Decimal(0)
@@ -66,31 +73,48 @@ class Settlement:
         return charged
 
     async def _settle_kind(self, meter: str, kind: str) -> int:
-        after, charged = NIL, 0
-        while True:
-            async with self._pool.connection() as conn, conn.transaction():
-                await conn.execute(_SQL.lock_settlement)
-                customers = [
-                    row[0]
-                    for row in await (
-                        await conn.execute(
-                            _SQL.waiting_customers,
-                            {"meter": meter, "kind": kind, "after": after, "limit": CUSTOMERS_PER_TRANSACTION},
-                        )
-                    ).fetchall()
-                ]
-                if not customers:
-                    return charged
-                await self._pricing.enter(conn)
-                prices = await self._pricing.price_list(conn)
-                charged += await self._charge(conn, meter, kind, customers, prices)
-                after = customers[-1]
+        last_customer, charged = NIL, 0
+        while customers := await self._waiting_customers(meter, kind, last_customer):
+            place: Place | None = BEFORE_ALL
+            while place is not None:
+                newly_charged, place = await self._settle_page(meter, kind, customers, place)
+                charged += newly_charged
+            last_customer = customers[-1]
+        return charged
+
+    async def _waiting_customers(self, meter: str, kind: str, after: UUID) -> list[UUID]:
+        parameters = {"meter": meter, "kind": kind, "after": after, "limit": CUSTOMERS_AT_ONCE}
+        async with self._pool.connection() as conn:
+            return [row[0] for row in await (await conn.execute(_SQL.waiting_customers, parameters)).fetchall()]
+
+    async def _settle_page(
+        self, meter: str, kind: str, customers: list[UUID], after: Place
+    ) -> tuple[int, Place | None]:
+        """Charges some of what waits, in one transaction; answers how many, and the place after which more may wait."""
+        async with self._pool.connection() as conn, conn.transaction():
+            await conn.execute(_SQL.lock_settlement)
+            await self._pricing.enter(conn)
+            prices = await self._pricing.price_list(conn)
+            cursor = await conn.execute(
+                _SQL.waiting,
+                {
+                    "customer_ids": uuid_array(customers),
+                    "meter": meter,
+                    "kind": kind,
+                    "after_customer": after[0],
+                    "after_at": after[1],
+                    "after_id": after[2],
+                    "limit": MEASUREMENTS_PER_TRANSACTION,
+                },
+            )
+            waiting = [Waiting(row[0], Payer(row[1], row[2]), *row[3:]) for row in await cursor.fetchall()]
+            charged = await self._charge(conn, meter, kind, waiting, prices)
+        full = len(waiting) == MEASUREMENTS_PER_TRANSACTION
+        return charged, (waiting[-1].customer_id, waiting[-1].at, waiting[-1].id) if full else None
 
     async def _charge(
-        self, conn: AsyncConnection, meter: str, kind: str, customers: list[UUID], prices: PriceList
+        self, conn: AsyncConnection, meter: str, kind: str, waiting: list[Waiting], prices: PriceList
     ) -> int:
-        cursor = await conn.execute(_SQL.waiting, {"customer_ids": array(customers), "meter": meter, "kind": kind})
-        waiting = [Waiting(row[0], Payer(row[1], row[2]), *row[3:]) for row in await cursor.fetchall()]
         priced = [item for item in waiting if _priced(item, meter, kind, prices)]
         if not priced:
             return 0
@@ -99,9 +123,10 @@ class Settlement:
         await conn.execute(
             _SQL.charge_waiting,
             {
-                "customer_ids": array(item.customer_id for item in priced),
-                "ids": array(item.id for item in priced),
+                "customer_ids": uuid_array(item.customer_id for item in priced),
+                "ids": uuid_array(item.id for item in priced),
                 "quantities": array(item.quantity for item in priced),
+                "remarks": [item.remark for item in priced],
                 "price_ids": array(item.price.id for item in priced if item.price),
                 "totals": array(item.after for item in priced),
                 "amounts": array(item.amount for item in priced),
@@ -159,10 +184,11 @@ def _priced(item: Waiting, meter: str, kind: str, prices: PriceList) -> bool:
     if price is None:
         return False
     item.quantity = item.raw_quantity
+    item.remark = None if item.remark == WITHOUT_UNIT_PRICE else item.remark
     if isinstance(price.model, Dynamic):
         if item.unit_price is None:
             return False
-        item.quantity = EXACT.multiply(item.raw_quantity, item.unit_price)
+        item.quantity, item.remark = in_money(item.raw_quantity, item.unit_price, item.remark)
     item.price = price
     return True
 

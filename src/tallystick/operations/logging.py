@@ -10,15 +10,15 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 QUIET_LIBRARIES = ("httpcore", "httpx", "psycopg", "uvicorn.error", "yoyo")
-"""They tell what they do in sentences. Ours tells it in events, so of theirs only warnings are kept."""
+"""They tell what they do in sentences. We tell it in events, so of theirs only warnings are kept."""
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
-    """Sends logs of ``level`` (``INFO``, ``WARNING`` ...) and above to ``stream``, stderr unless given. Calling it again changes both.
+    """Sends logs of ``level`` (``INFO``, ``WARNING`` ...) and above to ``stream``, which is stderr unless given.
 
-    Everything passes through the standard library's ``logging``, so a level can be changed while the service runs. A traceback
-    is logged without what customers sent: neither the values of variables, nor what follows an error's first line (there
-    PostgreSQL quotes the row).
+    Calling it again changes both. Everything passes through the standard library's ``logging``, so levels can be changed
+    while the service runs. A traceback is logged without what customers sent: neither the values of variables, nor what
+    follows the first line of an error, where PostgreSQL quotes rows.
     """
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -27,23 +27,19 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *ours,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *ours, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
-    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=ours,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.ExceptionRenderer(traceback),
+                structlog.processors.ExceptionRenderer(
+                    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+                ),
                 _keep_first_lines,
                 structlog.processors.JSONRenderer(),
             ],

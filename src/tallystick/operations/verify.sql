@@ -1,4 +1,4 @@
--- Most queries here examine rows and answer with one: how many were examined, how many differ, and the first difference in words.
+-- A query with a column named ``difference`` examines rows: it says in words what is wrong with one, and null if nothing is.
 -- :books are the customers whose ledger is examined, :metered those whose measurements are; null examines the whole store.
 -- Amounts are microunits: times 0.000001 they are units of their asset.
 
@@ -18,47 +18,38 @@ select s.books, array(select c.id from customers as c where coalesce(c.payer_id,
 from subject as s
 
 -- name: transfers
-select count(*), count(difference), min(difference)
-from (
-    select case
-        when d.id is null
-            then concat('transfer ', t.id, ': its customer has no account ', t.debit_account_id, ' in its asset to debit')
-        when c.id is null
-            then concat('transfer ', t.id, ': its customer has no account ', t.credit_account_id, ' in its asset to credit')
-        when t.amount < 0 or t.amount <> trunc(t.amount)
-            then concat('transfer ', t.id, ': expected an amount of whole microunits, found ', trim_scale(t.amount * 0.000001))
-        when t.debit_account_id = t.credit_account_id
-            then concat('transfer ', t.id, ': debits and credits the same account ', t.debit_account_id)
-        end as difference
-    from ledger_transfers as t
-    left join ledger_accounts as d on d.customer_id = t.customer_id and d.id = t.debit_account_id and d.ledger = t.ledger
-    left join ledger_accounts as c on c.customer_id = t.customer_id and c.id = t.credit_account_id and c.ledger = t.ledger
-    where :books::uuid[] is null or t.customer_id = any (:books::uuid[])
-) as examined
+select case
+    when d.id is null
+        then concat('transfer ', t.id, ': its customer has no account ', t.debit_account_id, ' in its asset to debit')
+    when c.id is null
+        then concat('transfer ', t.id, ': its customer has no account ', t.credit_account_id, ' in its asset to credit')
+    when t.amount < 0 or t.amount <> trunc(t.amount)
+        then concat('transfer ', t.id, ': expected an amount of whole microunits, found ', trim_scale(t.amount * 0.000001))
+    when t.debit_account_id = t.credit_account_id
+        then concat('transfer ', t.id, ': debits and credits the same account ', t.debit_account_id)
+    end as difference
+from ledger_transfers as t
+left join ledger_accounts as d on d.customer_id = t.customer_id and d.id = t.debit_account_id and d.ledger = t.ledger
+left join ledger_accounts as c on c.customer_id = t.customer_id and c.id = t.credit_account_id and c.ledger = t.ledger
+where :books::uuid[] is null or t.customer_id = any (:books::uuid[])
 
 -- name: sequence
-select count(*), count(difference), min(difference)
+select case when sequence <> previous + 1
+    then concat('transfers: expected sequence number ', previous + 1, ' after ', previous, ', found ', sequence)
+    end as difference
 from (
-    select case when sequence <> previous + 1
-        then concat('transfers: expected sequence number ', previous + 1, ' after ', previous, ', found ', sequence)
-        end as difference
-    from (
-        select sequence, lag(sequence, 1, 0::bigint) over (order by sequence) as previous from ledger_transfers
-    ) as ordered
-) as examined
+    select sequence, lag(sequence, 1, 0::bigint) over (order by sequence) as previous from ledger_transfers
+) as ordered
 
 -- name: assets
-select count(*), count(difference), min(difference)
-from (
-    select case when sum(a.debits_posted) <> sum(a.credits_posted)
-        then concat(
-            'asset ', (select code from assets where ledger = a.ledger), ': debits ', trim_scale(sum(a.debits_posted) * 0.000001),
-            ', credits ', trim_scale(sum(a.credits_posted) * 0.000001)
-        ) end as difference
-    from ledger_accounts as a
-    where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
-    group by a.ledger
-) as examined
+select case when sum(a.debits_posted) <> sum(a.credits_posted)
+    then concat(
+        'asset ', (select code from assets where ledger = a.ledger), ': debits ', trim_scale(sum(a.debits_posted) * 0.000001),
+        ', credits ', trim_scale(sum(a.credits_posted) * 0.000001)
+    ) end as difference
+from ledger_accounts as a
+where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
+group by a.ledger
 
 -- name: accounts
 with posted as (
@@ -72,44 +63,38 @@ with posted as (
     ) as sides
     group by customer_id, account_id
 )
-select count(*), count(difference), min(difference)
-from (
-    select case
-        when a.debits_posted <> coalesce(p.debits, 0)
-            then concat(
-                'account ', a.id, ': its transfers debit ', trim_scale(coalesce(p.debits, 0) * 0.000001), ', found ',
-                trim_scale(a.debits_posted * 0.000001)
-            )
-        when a.credits_posted <> coalesce(p.credits, 0)
-            then concat(
-                'account ', a.id, ': its transfers credit ', trim_scale(coalesce(p.credits, 0) * 0.000001), ', found ',
-                trim_scale(a.credits_posted * 0.000001)
-            )
-        end as difference
-    from ledger_accounts as a
-    left join posted as p on p.customer_id = a.customer_id and p.account_id = a.id
-    where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
-) as examined
+select case
+    when a.debits_posted <> coalesce(p.debits, 0)
+        then concat(
+            'account ', a.id, ': its transfers debit ', trim_scale(coalesce(p.debits, 0) * 0.000001), ', found ',
+            trim_scale(a.debits_posted * 0.000001)
+        )
+    when a.credits_posted <> coalesce(p.credits, 0)
+        then concat(
+            'account ', a.id, ': its transfers credit ', trim_scale(coalesce(p.credits, 0) * 0.000001), ', found ',
+            trim_scale(a.credits_posted * 0.000001)
+        )
+    end as difference
+from ledger_accounts as a
+left join posted as p on p.customer_id = a.customer_id and p.account_id = a.id
+where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
 
 -- name: limits
-select count(*), count(difference), min(difference)
-from (
-    select case
-        when a.debits_posted > a.credits_posted and (a.flags & :debits_limited <> 0 or a.code = :wallet and c.credit_policy = 'prepaid')
-            then concat(
-                'account ', a.id, ' of ', c.key, ': expected no balance below 0, found ',
-                trim_scale((a.credits_posted - a.debits_posted) * 0.000001)
-            )
-        when a.credits_posted > a.debits_posted and a.flags & :credits_limited <> 0
-            then concat(
-                'account ', a.id, ' of ', c.key, ': expected no balance above 0, found ',
-                trim_scale((a.credits_posted - a.debits_posted) * 0.000001)
-            )
-        end as difference
-    from ledger_accounts as a
-    left join customers as c on c.id = a.customer_id
-    where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
-) as examined
+select case
+    when a.debits_posted > a.credits_posted and (a.flags & :debits_limited <> 0 or a.code = :wallet and c.credit_policy = 'prepaid')
+        then concat(
+            'account ', a.id, ' of ', c.key, ': expected no balance below 0, found ',
+            trim_scale((a.credits_posted - a.debits_posted) * 0.000001)
+        )
+    when a.credits_posted > a.debits_posted and a.flags & :credits_limited <> 0
+        then concat(
+            'account ', a.id, ' of ', c.key, ': expected no balance above 0, found ',
+            trim_scale((a.credits_posted - a.debits_posted) * 0.000001)
+        )
+    end as difference
+from ledger_accounts as a
+left join customers as c on c.id = a.customer_id
+where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
 
 -- name: totals
 -- Every usage total beside the sums of its measurements; one of the two may be missing. ``linked`` says whether its charges form one chain
@@ -180,94 +165,83 @@ with charged as (
 ),
 moved as (
     select coalesce(t.cause_id, t.id) as movement_id, t.customer_id as payer_id, t.ledger,
-        case when t.debit_account_id = used.id then -t.amount else t.amount end as amount
+        case used.id when t.credit_account_id then t.amount when t.debit_account_id then -t.amount else 0 end as amount
     from ledger_transfers as t
     left join ledger_accounts as used on used.customer_id = t.customer_id and used.ledger = t.ledger and used.code = :used
     where t.code = :usage and (:books::uuid[] is null or t.customer_id = any (:books::uuid[]))
 )
-select count(*), count(difference), min(difference)
+select case
+    when sum(transfers) = 0
+        then concat(
+            'transfer ', movement_id, ': expected ', trim_scale(sum(charged) * 0.000001), ' in the books of ',
+            (select key from customers where id = payer_id), ' for its charges, found no such transfer'
+        )
+    when sum(charges) = 0
+        then concat(
+            'transfer ', movement_id, ': moved ', trim_scale(sum(moved) * 0.000001), ' in the books of ',
+            (select key from customers where id = payer_id), ', found no charge for it'
+        )
+    when sum(charged) <> sum(moved)
+        then concat(
+            'transfer ', movement_id, ': its charges sum to ', trim_scale(sum(charged) * 0.000001), ', found ',
+            trim_scale(sum(moved) * 0.000001)
+        )
+    end as difference
 from (
-    select case
-        when sum(transfers) = 0
-            then concat(
-                'transfer ', movement_id, ': expected ', trim_scale(sum(charged) * 0.000001), ' in the books of ',
-                (select key from customers where id = payer_id), ' for its charges, found no such transfer'
-            )
-        when sum(charges) = 0
-            then concat(
-                'transfer ', movement_id, ': moved ', trim_scale(sum(moved) * 0.000001), ' in the books of ',
-                (select key from customers where id = payer_id), ', found no charge for it'
-            )
-        when sum(charged) <> sum(moved)
-            then concat(
-                'transfer ', movement_id, ': its charges sum to ', trim_scale(sum(charged) * 0.000001), ', found ',
-                trim_scale(sum(moved) * 0.000001)
-            )
-        end as difference
-    from (
-        select movement_id, payer_id, ledger, amount as charged, 0 as moved, 1 as charges, 0 as transfers from charged
-        union all
-        select movement_id, payer_id, ledger, 0, amount, 0, 1 from moved
-    ) as sides
-    group by movement_id, payer_id, ledger
-) as examined
+    select movement_id, payer_id, ledger, amount as charged, 0 as moved, 1 as charges, 0 as transfers from charged
+    union all
+    select movement_id, payer_id, ledger, 0, amount, 0, 1 from moved
+) as sides
+group by movement_id, payer_id, ledger
 
 -- name: unposted
-select count(*), count(difference), min(difference)
-from (
-    select concat('charge ', customer_id, '.', id, ': ', trim_scale(amount * 0.000001), ' was charged, found no transfer') as difference
-    from measurements
-    where amount <> 0 and transfer_id is null and (:metered::uuid[] is null or customer_id = any (:metered::uuid[]))
-) as examined
+select concat(
+    'charge ', customer_id, '.', id, ': ', trim_scale(coalesce(amount, 0) * 0.000001), ' was charged, found ',
+    coalesce('transfer ' || transfer_id, 'no transfer')
+) as difference
+from measurements
+where (coalesce(amount, 0) <> 0) <> (transfer_id is not null)
+    and (:metered::uuid[] is null or customer_id = any (:metered::uuid[]))
 
 -- name: remarks
-select count(*), count(difference), min(difference)
-from (
-    select case when quantity <> value and remark is null
-        then concat(
-            'measurement ', customer_id, '.', id, ': quantity ', trim_scale(quantity), ' of value ', trim_scale(value), ', found no remark why'
-        ) end as difference
-    from measurements
-    where :metered::uuid[] is null or customer_id = any (:metered::uuid[])
-) as examined
+select case when quantity <> value and remark is null
+    then concat(
+        'measurement ', customer_id, '.', id, ': quantity ', trim_scale(quantity), ' of value ', trim_scale(value), ', found no remark why'
+    ) end as difference
+from measurements
+where :metered::uuid[] is null or customer_id = any (:metered::uuid[])
 
 -- name: waiting
 -- Whatever is unpriced must have no price in force, one that is still being settled, or a dynamic one without the unit price it needs.
-select count(*), count(difference), min(difference)
-from (
-    select case when p.settled_at is not null and (p.model ->> 'type' <> 'dynamic' or m.unit_price is not null)
-        then concat('measurement ', m.customer_id, '.', m.id, ': price ', p.id, ' is in force, found it uncharged')
-        end as difference
-    from measurements as m
-    left join series as s on s.customer_id = m.customer_id and s.id = m.series_id
-    left join lateral (
-        select id, settled_at, model
-        from prices
-        where meter = s.meter and kind = s.kind and effective_from <= m.at and (customer_id is null or customer_id = m.customer_id)
-        order by customer_id nulls last, effective_from desc
-        limit 1
-    ) as p on true
-    where m.price_id is null and (:metered::uuid[] is null or m.customer_id = any (:metered::uuid[]))
-) as examined
+select case when p.settled_at is not null and (p.model ->> 'type' <> 'dynamic' or m.unit_price is not null)
+    then concat('measurement ', m.customer_id, '.', m.id, ': price ', p.id, ' is in force, found it uncharged')
+    end as difference
+from measurements as m
+left join series as s on s.customer_id = m.customer_id and s.id = m.series_id
+left join lateral (
+    select id, settled_at, model
+    from prices
+    where meter = s.meter and kind = s.kind and effective_from <= m.at and (customer_id is null or customer_id = m.customer_id)
+    order by customer_id nulls last, effective_from desc
+    limit 1
+) as p on true
+where m.price_id is null and (:metered::uuid[] is null or m.customer_id = any (:metered::uuid[]))
 
 -- name: grants
-select count(*), count(difference), min(difference)
+select case when granted <> used + expired + remaining
+    then concat(
+        customer, ' in ', asset, ': granted ', trim_scale(granted * 0.000001), ', found used ', trim_scale(used * 0.000001),
+        ' + expired ', trim_scale(expired * 0.000001), ' + left ', trim_scale(remaining * 0.000001)
+    ) end as difference
 from (
-    select case when granted <> used + expired + remaining
-        then concat(
-            customer, ' in ', asset, ': granted ', trim_scale(granted * 0.000001), ', found used ', trim_scale(used * 0.000001),
-            ' + expired ', trim_scale(expired * 0.000001), ' + left ', trim_scale(remaining * 0.000001)
-        ) end as difference
-    from (
-        select coalesce(c.key, a.customer_id::text) as customer, x.code as asset,
-            coalesce(sum(a.debits_posted - a.credits_posted) filter (where a.code = :granted), 0) as granted,
-            coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code = :used), 0) as used,
-            coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code = :expired), 0) as expired,
-            coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code in (:wallet, :arrears)), 0) as remaining
-        from ledger_accounts as a
-        left join customers as c on c.id = a.customer_id
-        left join assets as x on x.ledger = a.ledger
-        where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
-        group by a.customer_id, c.key, x.code
-    ) as standing
-) as examined
+    select coalesce(c.key, a.customer_id::text) as customer, x.code as asset,
+        coalesce(sum(a.debits_posted - a.credits_posted) filter (where a.code = :granted), 0) as granted,
+        coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code = :used), 0) as used,
+        coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code = :expired), 0) as expired,
+        coalesce(sum(a.credits_posted - a.debits_posted) filter (where a.code in (:wallet, :arrears)), 0) as remaining
+    from ledger_accounts as a
+    left join customers as c on c.id = a.customer_id
+    left join assets as x on x.ledger = a.ledger
+    where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
+    group by a.customer_id, c.key, x.code
+) as standing

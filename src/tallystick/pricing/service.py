@@ -47,8 +47,9 @@ class Pricing:
 
     async def enter(self, conn: AsyncConnection) -> int:
         """The catalogue's version, which cannot change until this transaction ends."""
-        await conn.execute(_SQL.enter)
-        (version,) = await (await conn.execute(_SQL.version)).fetchone() or (0,)
+        async with conn.pipeline():  # two statements, so that the version is read once the lock is held; one trip
+            await conn.execute(_SQL.enter)
+            (version,) = await (await conn.execute(_SQL.version)).fetchone() or (0,)
         return int(version)
 
     async def change(self, conn: AsyncConnection) -> None:

@@ -12,7 +12,16 @@ from starlette.middleware.cors import CORSMiddleware
 import tallystick
 from tallystick.kernel.errors import TallyError
 from tallystick.service import Service
-from tallystick.web import credits_service, docs, events, native_catalogue, native_customers, native_operations, openstack_credits
+from tallystick.web import (
+    credits_service,
+    docs,
+    events,
+    native_catalogue,
+    native_customers,
+    native_operations,
+    native_quarantine,
+    openstack_credits,
+)
 from tallystick.web.edge import Edge, Gate
 from tallystick.web.problems import answer
 
@@ -23,6 +32,7 @@ ROUTERS = (
     native_catalogue.router,
     native_customers.router,
     native_operations.router,
+    native_quarantine.router,
     docs.router,
 )
 """The busiest first: routes are tried in this order."""
@@ -34,14 +44,17 @@ def create_app(service: Service) -> FastAPI:
     middleware = [Middleware(Edge), Middleware(Gate, settings=settings)]
     if origins := [origin.strip() for origin in settings.cors_allowed_origins.split(",") if origin.strip()]:
         # Outside the gate: a preflight carries no key.
-        middleware.insert(1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
+        middleware.insert(
+            1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        )
     app = FastAPI(
         title="Tallystick",
         description="Usage in, money out, nothing lost.",
         version=tallystick.__version__,
         middleware=middleware,
         exception_handlers=dict.fromkeys(
-            (TallyError, HTTPException, RequestValidationError, psycopg.OperationalError, psycopg.InterfaceError), answer
+            (TallyError, HTTPException, RequestValidationError, psycopg.OperationalError, psycopg.InterfaceError),
+            answer,
         ),
         docs_url=None,  # its page takes its scripts from a foreign host; ``docs`` has ours
         redoc_url=None,

@@ -18,17 +18,9 @@ from tallystick.kernel.errors import Conflict, NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
 from tallystick.service import Service
-from tallystick.web.body import (
-    EXACT_NUMBER,
-    Key,
-    LeanRoute,
-    LongText,
-    MalformedBody,
-    exact_json,
-    idempotency_key,
-    is_json,
-    read_body,
-)
+from tallystick.web.body import MalformedBody, exact_json, is_json, read_body
+from tallystick.web.routes import LeanRoute
+from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, Key, Remark, idempotency_key
 
 LEDGER = 1
 """The ledger number of CREDIT."""
@@ -52,7 +44,7 @@ class TopUp(User):
 
 
 class Charge(TopUp):
-    description: LongText | None = None
+    description: Remark | None = None
 
 
 class Account(BaseModel):
@@ -84,17 +76,13 @@ class Detail(BaseModel):
 
 Asked = TypeVar("Asked", bound=User)
 
-_KEY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
-    "description": "The same key with the same request moves money once, and gets the same answer for good.",
-}
-
 
 def _asks(model: type[BaseModel], *, moves_money: bool = True) -> dict[str, Any]:
     content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}, "parameters": [_KEY_HEADER] if moves_money else []}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "parameters": [IDEMPOTENCY_KEY] if moves_money else [],
+    }
 
 
 def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -109,12 +97,12 @@ async def open_account(request: Request) -> Response:
     body = await _read(request, NewAccount)
     balance = await _carry_out(request, "open", body, parse_amount(body.initial_balance))
     account_id = int.from_bytes(sha256(body.user_id.encode()).digest()[:16], "big")
-    return _json(f'{{"account_id":{account_id},"user_id":{json.dumps(body.user_id)},"balance":{_number(balance)}}}', 201)
+    return _json(
+        f'{{"account_id":{account_id},"user_id":{json.dumps(body.user_id)},"balance":{_number(balance)}}}', 201
+    )
 
 
-@router.post(
-    "/balance", response_model=Balance, responses=_refuses(404), openapi_extra=_asks(User, moves_money=False)
-)
+@router.post("/balance", response_model=Balance, responses=_refuses(404), openapi_extra=_asks(User, moves_money=False))
 async def balance(request: Request) -> Response:
     """What is left on an account."""
     user_id = (await _read(request, User)).user_id

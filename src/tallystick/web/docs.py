@@ -1,4 +1,4 @@
-"""The page of the routes: Swagger UI over ``/openapi.json``, from this machine alone and under a strict content security policy."""
+"""The page of the routes: Swagger UI over ``/openapi.json``. All its files come from here, none from a foreign host."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from tallystick.web.body import LeanRoute
+from tallystick.web.routes import LeanRoute
 
 PACKAGE = "fastapi_offline"
 """Brings the files of Swagger UI in its folder ``static``."""
 
+POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; "  # Swagger UI sets style attributes
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
 HEADERS = {
-    # Swagger UI sets style attributes; scripts come from here and nowhere else.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "max-age=3600",

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from tallystick.metering.model import Receipt
 from tallystick.metering.sources import cloud_events
 from tallystick.service import Service
-from tallystick.web.body import LeanRoute, read_body
+from tallystick.web.body import read_body
 from tallystick.web.problems import Refusal, Surface, say
+from tallystick.web.routes import LeanRoute
 
 router = APIRouter(prefix="/api/v1", tags=["Usage"], route_class=LeanRoute)
 
@@ -71,8 +72,8 @@ _BODY = {
 async def post_events(request: Request) -> Response:
     """Records usage events. Once this answers, they are durable and charged; sending them again changes nothing.
 
-    What cannot be read is listed under ``rejected`` with its place in the request, and kept in quarantine. The binary mode of
-    CloudEvents (attributes in ``ce-`` headers) is understood too.
+    What cannot be read is listed under ``rejected`` with its place in the request, and kept in quarantine. The binary
+    mode of CloudEvents (attributes in ``ce-`` headers) is understood too.
     """
     service: Service = request.app.state.service
     settings = service.settings

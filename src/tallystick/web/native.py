@@ -16,7 +16,7 @@ from tallystick.service import Service
 
 
 class Asked(BaseModel):
-    """The body of a request. A field that nobody knows is refused by name, because a misspelt one must not be ignored."""
+    """The body of a request. An unknown field is refused by name, because a misspelt one must not be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -13,8 +13,20 @@ from tallystick.kernel.money import CREDIT
 from tallystick.metering.model import Aggregation, Meter, MeterKind, OnDrop
 from tallystick.pricing.functions import MIN_QUANTUM, parse_model, parse_quantum
 from tallystick.pricing.model import NewPrice
-from tallystick.web.body import ExactRoute, Instant, Key, Text
-from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, DecimalText, Limit, Listing, Serving, Shown, refusals, transaction
+from tallystick.web.native import (
+    DEFAULT_LIMIT,
+    Asked,
+    Cursor,
+    DecimalText,
+    Limit,
+    Listing,
+    Serving,
+    Shown,
+    refusals,
+    transaction,
+)
+from tallystick.web.routes import ExactRoute
+from tallystick.web.values import NUMBER_SCHEMA, Instant, Key, Text
 
 router = APIRouter(prefix="/api/v1", route_class=ExactRoute, responses=refusals())
 
@@ -58,15 +70,14 @@ def _shown(meter: Meter) -> MeterShown:
     return MeterShown.model_construct(**{name: getattr(meter, name) for name in meter.__struct_fields__})
 
 
-_NUMBER = {"anyOf": [{"type": "string"}, {"type": "number"}]}
 _TIER = {
     "type": "object",
     "required": ["up_to"],
     "properties": {
-        "up_to": {"anyOf": [*_NUMBER["anyOf"], {"type": "null"}]},
-        "amount": _NUMBER,
-        "per": _NUMBER,
-        "flat": _NUMBER,
+        "up_to": {"anyOf": [*NUMBER_SCHEMA["anyOf"], {"type": "null"}]},
+        "amount": NUMBER_SCHEMA,
+        "per": NUMBER_SCHEMA,
+        "flat": NUMBER_SCHEMA,
     },
 }
 _MODEL = {
@@ -74,10 +85,10 @@ _MODEL = {
     "required": ["type"],
     "properties": {
         "type": {"enum": ["per_unit", "package", "graduated", "volume", "dynamic"]},
-        "amount": _NUMBER,
-        "per": _NUMBER,
-        "size": _NUMBER,
-        "free": _NUMBER,
+        "amount": NUMBER_SCHEMA,
+        "per": NUMBER_SCHEMA,
+        "size": NUMBER_SCHEMA,
+        "free": NUMBER_SCHEMA,
         "tiers": {"type": "array", "minItems": 1, "items": _TIER},
     },
     "examples": [{"type": "per_unit", "amount": "1", "per": "730"}],
@@ -90,7 +101,7 @@ class PriceAsked(Asked):
     customer: Key | None = None
     effective_from: Instant
     asset: Key = CREDIT
-    quantum: Annotated[Any, WithJsonSchema(_NUMBER)] = str(MIN_QUANTUM)
+    quantum: Annotated[Any, WithJsonSchema(NUMBER_SCHEMA)] = str(MIN_QUANTUM)
     model: Annotated[Any, WithJsonSchema(_MODEL)]
 
 

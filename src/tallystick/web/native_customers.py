@@ -18,8 +18,20 @@ from tallystick.kernel.money import format_amount, format_quantity
 from tallystick.ledger.wallets import CreditPolicy
 from tallystick.metering.charges import BEGINNING, END, Usage
 from tallystick.service import Service
-from tallystick.web.body import ExactRoute, Instant, Key, LongText, Microunits, Text, idempotency_key
-from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, DecimalText, Limit, Listing, Serving, Shown, refusals, transaction
+from tallystick.web.native import (
+    DEFAULT_LIMIT,
+    Asked,
+    Cursor,
+    DecimalText,
+    Limit,
+    Listing,
+    Serving,
+    Shown,
+    refusals,
+    transaction,
+)
+from tallystick.web.routes import ExactRoute
+from tallystick.web.values import IDEMPOTENCY_KEY, Instant, Key, Microunits, Remark, Text, idempotency_key
 
 router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute)
 
@@ -104,7 +116,7 @@ def _with_balances(customer: Customer, balances: list[BalanceShown]) -> Customer
 class GrantAsked(Asked):
     asset: Key
     amount: Annotated[Microunits, Field(gt=0)]
-    reason: LongText | None = None
+    reason: Remark | None = None
 
 
 class Granted(Shown):
@@ -115,19 +127,12 @@ class Granted(Shown):
     balance: DecimalText
 
 
-_IDEMPOTENCY_KEY = {
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 256},
-            "description": "The same key with the same request grants once.",
-        }
-    ]
-}
-
-
-@router.post("/{key:key}/grants", status_code=201, responses=refusals(404, 409, 429), openapi_extra=_IDEMPOTENCY_KEY)
+@router.post(
+    "/{key:key}/grants",
+    status_code=201,
+    responses=refusals(404, 409, 429),
+    openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
+)
 async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) -> Granted:
     """Gives credits to a customer; they go to the wallet of whoever pays for it."""
     async with transaction(service) as conn:

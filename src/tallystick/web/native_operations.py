@@ -1,136 +1,84 @@
-"""What operators look at: one charge explained, the verdict over the books, and what could not be read."""
+"""What operators look at: whether it works, whether the books hold, why a charge is what it is."""
 
 from __future__ import annotations
 
-import base64
-from datetime import datetime
-from typing import Annotated, Any
-from uuid import UUID
+import asyncio
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from pydantic import Field
-from starlette.requests import Request
+import psycopg
+from fastapi import APIRouter, Path
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
-from tallystick.metering import quarantine, replay
 from tallystick.metering.charges import ChargeId
-from tallystick.metering.quarantine import Quarantined
-from tallystick.web.body import ExactRoute, Key, read_body
-from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, Limit, Listing, Serving, Shown, refusals, transaction
+from tallystick.operations.verify import snapshot
+from tallystick.web.native import DecimalText, Serving, Shown, refusals
+from tallystick.web.routes import ExactRoute
+from tallystick.web.values import Key
 
-router = APIRouter(prefix="/api/v1", route_class=ExactRoute)
+HEALTH_TIMEOUT_SECONDS = 2
+
+router = APIRouter(prefix="/api/v1", route_class=ExactRoute, tags=["Operations"])
 
 
 class Health(Shown):
-    """``unhealthy`` comes with status 503."""
-
     status: Literal["healthy", "unhealthy"]
     database: Literal["reachable", "unreachable"]
 
 
-@router.get("/health", tags=["Operations"], responses={503: {"model": Health}})
+@router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(service: Serving) -> Response:
-    """Whether the service and its database work."""
+    """Whether the service works, and its database answers within two seconds."""
     try:
-        async with service.pool.connection(timeout=HEALTH_TIMEOUT_SECONDS) as conn:
+        async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS), service.pool.connection() as conn:
             await conn.execute("select 1")
-    except (psycopg.OperationalError, psycopg.InterfaceError):
-        return _health("unhealthy", "unreachable", 503)
-    return _health("healthy", "reachable", 200)
+    except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError):
+        return JSONResponse({"status": "unhealthy", "database": "unreachable"}, 503)
+    return JSONResponse({"status": "healthy", "database": "reachable"})
 
 
-class PieceShown(Shown):
-    """A piece of input; its bytes as text where they are UTF-8, always as base64."""
-
-    id: UUID
-    source: str
-    code: str
+class CheckShown(Shown):
+    name: str
+    holds: bool
+    checked: int
     detail: str
-    size: int
-    received_at: datetime
-    replayed_at: datetime | None
 
 
-class PieceWithBytes(PieceShown):
-    raw: str | None
-    raw_base64: str
-    repaired: str | None
-    repaired_base64: str | None
+class VerdictShown(Shown):
+    holds: bool
+    checks: list[CheckShown]
 
 
-class ReplayAsked(Asked):
-    ids: Annotated[list[UUID] | None, Field(max_length=replay.MAX_PIECES)] = None
-    cursor: Annotated[str | None, Field(max_length=4096)] = None
+@router.get("/verify", responses=refusals(404))
+async def verify(service: Serving, customer: Key | None = None) -> VerdictShown:
+    """Proves the books, of everybody or of one customer: about three seconds per million measurements."""
+    async with snapshot(service.pool) as conn:
+        return VerdictShown.model_validate(await service.verify.run(conn, customer))
 
 
-class ReplayedShown(Shown):
-    id: UUID
-    recorded: bool
-    accepted: int
-    duplicates: int
-    code: str | None
-    detail: str | None
+class ChargeExplained(Shown):
+    """The trail of a charge, as facts and, in ``lines``, as sentences with their arithmetic."""
+
+    id: str
+    measurement: dict[str, Any]
+    quantity: DecimalText
+    remark: str | None
+    period: str
+    total_before: DecimalText | None
+    total_after: DecimalText | None
+    price: dict[str, Any] | None
+    asset: str | None
+    amount: DecimalText | None
+    arithmetic: list[str]
+    transfers: list[dict[str, Any]]
+    charges_moved: int
+    missing: str | None
+    lines: list[str]
 
 
-class ReplayShown(Shown):
-    recorded: int
-    pieces: list[ReplayedShown]
-    next: str | None
-
-
-@router.get("/quarantine", tags=["Quarantine"])
-async def list_quarantine(
-    service: Serving, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT, replayed: bool = False
-) -> Listing[PieceShown]:
-    """Input that could not be read, in the order in which it came: what waits, or what was replayed."""
-    async with transaction(service) as conn:
-        page = await quarantine.page(conn, cursor, limit, replayed=replayed)
-    return Listing(items=[PieceShown(**_facts(piece)) for piece in page.items], next=page.next)
-
-
-@router.get("/quarantine/{piece_id}", tags=["Quarantine"], responses=refusals(404))
-async def get_piece(piece_id: UUID, service: Serving) -> PieceWithBytes:
-    """One piece with its bytes."""
-    async with transaction(service) as conn:
-        return _with_bytes(await quarantine.get(conn, piece_id))
-
-
-@router.put(
-    "/quarantine/{piece_id}",
-    tags=["Quarantine"],
-    responses=refusals(404, 413),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}},
-)
-async def mend_piece(piece_id: UUID, request: Request, service: Serving) -> PieceWithBytes:
-    """Keeps mended bytes (the body, as it is) beside those that came; the next replay reads them."""
-    mended = await read_body(request, quarantine.MAX_PIECE_BYTES)
-    async with transaction(service) as conn:
-        return _with_bytes(await quarantine.repair(conn, piece_id, mended))
-
-
-@router.post("/quarantine/replay", tags=["Quarantine"], responses=refusals(404, 429))
-async def replay_pieces(body: ReplayAsked, service: Serving) -> ReplayShown:
-    """Reads pieces again, those that are named or a page of all that wait. What is recorded is closed."""
-    done = await replay.replay(service.pool, service.clock, service.intake, body.ids, body.cursor)
-    pieces = [ReplayedShown.model_validate(piece) for piece in done.pieces]
-    return ReplayShown(recorded=sum(piece.recorded for piece in pieces), pieces=pieces, next=done.next)
-
-
-def _facts(piece: Quarantined) -> dict[str, Any]:
-    return {name: getattr(piece, name) for name in PieceShown.model_fields if name != "size"} | {"size": len(piece.raw)}
-
-
-def _with_bytes(piece: Quarantined) -> PieceWithBytes:
-    return PieceWithBytes(
-        **_facts(piece),
-        raw=_text(piece.raw),
-        raw_base64=base64.b64encode(piece.raw).decode(),
-        repaired=None if piece.repaired is None else _text(piece.repaired),
-        repaired_base64=None if piece.repaired is None else base64.b64encode(piece.repaired).decode(),
-    )
-
-
-def _text(data: bytes) -> str | None:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return None
+@router.get("/charges/{charge_id}", tags=["Billing"], responses=refusals(404))
+async def explain_charge(charge_id: Annotated[str, Path(max_length=200)], service: Serving) -> ChargeExplained:
+    """One charge explained, from the measurement through quantity, totals, price and arithmetic to the transfer."""
+    async with snapshot(service.pool) as conn:
+        explanation = await service.explain.charge(conn, ChargeId.parse(charge_id))
+    return ChargeExplained.model_validate(explanation.as_json())

@@ -1,6 +1,7 @@
-"""The OpenStack credits service's surface: usage as line protocol, the history of a project's credits, its metrics and what they cost.
+"""The OpenStack credits service's surface: usage as line protocol, the history of a project's credits, costs.
 
-Refusals are ``text/plain``, ``<status>: <reason>``. (The original put the reason into the status line too, which ASGI cannot.)
+Refusals are ``text/plain``, ``<status>: <reason>``. (The original put the reason into the status line as well; ASGI has
+no way to.)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tallystick.metering.model import Batch, Meter
 from tallystick.metering.sources import line_protocol
 from tallystick.pricing.functions import price_function
 from tallystick.service import Service
-from tallystick.web.body import LeanRoute, exact_json, read_body
+from tallystick.web.body import exact_json, read_body
+from tallystick.web.routes import LeanRoute
 
 LEDGER = 1
 """The ledger number of CREDIT."""
@@ -65,8 +67,8 @@ _LINES = {
 async def write(request: Request) -> Response:
     """Records lines of the InfluxDB line protocol.
 
-    Once this answers, the lines are durable and charged. Lines that cannot be read, or whose measurement is no meter, are kept in
-    quarantine and harm no other.
+    Once this answers, the lines are durable and charged. Lines that cannot be read, or whose measurement is no meter,
+    are kept in quarantine and harm no other.
     """
     await _record(request)
     return Response(status_code=202)
@@ -248,7 +250,7 @@ def _amounts(body: bytes) -> dict[str, int]:
 
 
 def _counters(meters: dict[str, Meter]) -> dict[str, Meter]:
-    """Counters by friendly name; of several with one name, the one with the smallest key has it and the others go by their keys."""
+    """Counters by friendly name. Of several with one name, that with the first key has it; others go by their keys."""
     counters: dict[str, Meter] = {}
     for key in sorted(meters):
         meter = meters[key]

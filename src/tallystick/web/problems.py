@@ -1,4 +1,4 @@
-"""How a refusal is said. The rule that was broken is stated once, where it is enforced; each surface says it in its own way.
+"""How a refusal is said. A broken rule is stated once, where it is enforced; each surface says it in its own way.
 
 - native routes: ``application/problem+json`` (RFC 9457) with ``code`` and, where one is at fault, ``field``;
 - credits service: ``{"detail": ...}``, a text, or a list of faults if the request breaks the schema, as FastAPI has it;
@@ -33,7 +33,15 @@ MAX_NAME_CHARACTERS = 100
 """Of a field's name that the caller made up, this much is repeated."""
 
 CREDITS_SERVICE_PATHS = frozenset({"/api/v1/accounts", "/api/v1/balance", "/api/v1/topup", "/api/v1/bill"})
-OPENSTACK_PATHS = ("/ping", "/write", "/api/v2/write", "/api/credits_history", "/api/metrics", "/api/costs_per_hour", "/api/doc")
+OPENSTACK_PATHS = (
+    "/ping",
+    "/write",
+    "/api/v2/write",
+    "/api/credits_history",
+    "/api/metrics",
+    "/api/costs_per_hour",
+    "/api/doc",
+)
 
 
 class Surface(Enum):
@@ -67,7 +75,7 @@ class Refusal:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """What an exception means to the caller. One that nobody foresaw is an internal error and tells nothing about the inside."""
+    """What an exception means to the caller. One that nobody foresaw tells nothing about the inside."""
     match error:
         case TallyError(status=status) if status != HTTPStatus.INTERNAL_SERVER_ERROR:
             return Refusal(status, error.code, error.detail, error.field, headers=_headers(error))

@@ -48,35 +48,23 @@ def test_numbers_are_read_exactly_and_come_out_plain(text: str, plain: str):
     assert not value.is_signed() or value < 0
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "-",
-        ".",
-        "e5",
-        "1e",
-        "1e+",
-        "+1",
-        " 1",
-        "1 ",
-        "1\n",
-        "1_000",
-        "1,5",
-        "0x10",
-        "1.2.3",
-        "--1",
-        "1e1.5",
-        "١",
-        "1²",
-    ]  # noqa: RUF001
-    + ["NaN", "nan", "sNaN", "NaN123", "Infinity", "-inf", "true", "null", "1\0"]
-    + ["9" * 19, "1e18", "1e999999", "-1e999999", "1e99999999999999999999", "1e-31", "1e-999999"]
-    + ["1e-99999999999999999999", f"0.{'0' * 30}1", f"1.{'0' * 31}", "1" * 101, "0" * 101, "1" * 10_000_000],
-)
+SPELLINGS = ["", "-", ".", "e5", "1e", "1e+", "+1", " 1", "1 ", "1\n", "1_000", "1,5", "0x10", "1.2.3", "--1", "1e1.5"]
+OTHER_DIGITS = ["\u0661", "\uff11", "1\u00b2"]  # Arabic-Indic and fullwidth one, superscript two
+NO_NUMBERS = ["NaN", "nan", "sNaN", "NaN123", "Infinity", "-inf", "true", "null", "1\0"]
+TOO_GREAT = ["9" * 19, "1e18", "-1e18", "1e999999", "-1e999999", "1e99999999999999999999"]
+TOO_FINE = ["1e-31", f"1.{'0' * 31}", f"0.{'0' * 30}1", "1e-999999", "1e-99999999999999999999"]
+TOO_LONG = [pytest.param(digit * count, id=f"{count} times {digit}") for digit in "01" for count in (101, 10_000_000)]
+
+
+@pytest.mark.parametrize("text", [*SPELLINGS, *OTHER_DIGITS, *NO_NUMBERS, *TOO_GREAT, *TOO_FINE, *TOO_LONG])
 def test_what_is_no_plain_number_of_this_size_is_refused(text: str):
-    with pytest.raises(InvalidValue, match="data.value must be a finite decimal number of at most 18 digits before"):
+    with pytest.raises(InvalidValue) as refusal:
         parse_value(text, "data.value")
+    assert refusal.value.code == "invalid_value"
+    assert refusal.value.field == "data.value"
+    assert refusal.value.detail == (
+        "data.value must be a finite decimal number of at most 18 digits before and 30 after the decimal point"
+    )
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
@@ -88,7 +76,6 @@ def test_any_decimal_is_kept_exactly_or_refused(value: Decimal):
         assert value.adjusted() >= MAX_INTEGER_DIGITS or places > MAX_DECIMAL_PLACES
     else:
         assert checked == value
-        assert parse_value(str(value)) == value if len(str(value)) <= 100 else True
         assert -MAX_DECIMAL_PLACES <= int(checked.as_tuple().exponent) <= 0
 
 

@@ -251,14 +251,15 @@ def _read_event(
 
 def _measurement(event: _Event, received_at: datetime) -> Measurement:
     """What ``event`` says. Raises ``ValueError``, ``OverflowError`` or ``InvalidInput`` at the first doubt."""
-    if event.id.isspace() or event.subject.isspace() or event.type.isspace():
+    source = event.source or ""
+    if event.id.isspace() or event.subject.isspace() or event.type.isspace() or source.isspace():
         raise ValueError
     data = event.data
     value = data.value
     price = data.unit_price
     at = event.time or received_at
     return Measurement(
-        f"events:{event.source or ''}",
+        f"events:{source}",
         event.id,
         event.subject,
         event.type,

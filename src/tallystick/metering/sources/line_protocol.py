@@ -153,15 +153,25 @@ def read(
         try:
             _check_line(line)
             point = _read_line(line, mapping)
+            value = _number(point.value, mapping.field)
             at_ns = _nanoseconds(point.timestamp, unit) if point.timestamp else received_ns
-            measurement = _measurement(point, at_ns, mapping)
+            measurement = _measurement(point.series, at_ns, value)
         except InvalidInput as refusal:
             raw = record.encode(errors="surrogateescape")
-            batch.unreadable.append(Unreadable(index, raw, refusal.code, refusal.detail))
+            unreadable = Unreadable(index, raw, refusal.code, refusal.detail, reader(precision))
+            batch.unreadable.append(unreadable)
         else:
             batch.measurements.append(measurement)
             batch.indexes.append(index)
     return batch
+
+
+def reader(precision: str) -> str | None:
+    """What ``Unreadable.reader`` says of lines with this precision, which cannot be seen from the lines themselves.
+
+    None for nanoseconds, the precision that ``read`` takes if it is told none.
+    """
+    return None if NANOSECONDS[precision] == 1 else f"{SOURCE};precision={precision}"
 
 
 def _records(text: str) -> Iterator[tuple[int, str]]:
@@ -203,6 +213,8 @@ def _read_line(line: str, mapping: LineMapping) -> _Point:
     series = _known_series(key, mapping) if end <= MAX_NATURAL_KEY_CHARACTERS else None
     if series is None:
         series, end = _parse_series(line, mapping)
+    if not line.startswith(" ", end):
+        raise _invalid("measurement and tags must be followed by a space and a field", end)
     field, _, rest = line[end + 1 :].partition("=")
     value, _, timestamp = rest.partition(" ")
     if field != mapping.field or not value or "," in value or "=" in value or '"' in value:
@@ -244,8 +256,6 @@ def _parse_series(line: str, mapping: LineMapping) -> tuple[_Series, int]:
             raise Refused("duplicate_tag", f"the tag at character {end + 2} must be there only once")
         tags[name] = text
         end = match.end()
-    if not line.startswith(" ", end):
-        raise _invalid("measurement and tags must be followed by a space and a field", end)
     return _series(measurement, tags, mapping, _canonical(measurement, tags)), end
 
 
@@ -311,15 +321,14 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(r"\1", text) if "\\" in text else text
 
 
-def _measurement(point: _Point, at_ns: int, mapping: LineMapping) -> Measurement:
-    series = point.series
+def _measurement(series: _Series, at_ns: int, value: Decimal) -> Measurement:
     return Measurement(
         SOURCE,
         _sender_id(series.text, at_ns),
         series.customer,
         series.meter,
         _instant(at_ns),
-        _number(point.value, mapping.field),
+        value,
         series.kind,
         series.resource,
         series.agent,

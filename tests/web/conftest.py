@@ -1,0 +1,75 @@
+"""The real application on a database of the test's own, asked in this process, or through a real server where that matters."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from tallystick.kernel.clock import TestClock
+from tallystick.service import Service, open_service
+from tallystick.settings import Settings
+from tallystick.web.app import create_app
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def settings(**chosen: Any) -> Settings:
+    """Settings of a service for everybody, except for what is chosen; nothing comes from the environment."""
+    standard = {
+        "dev": True,
+        "api_keys": "",
+        "admin_api_keys": "",
+        "cors_allowed_origins": "",
+        "project_whitelist": None,
+    }
+    return Settings(**{"business_zone": "America/New_York", "os_credits_precision": 2, **standard, **chosen})
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    return TestClock(NOW)
+
+
+@pytest.fixture
+async def service(database_url: str, clock: TestClock) -> AsyncIterator[Service]:
+    async with open_service(settings(database_pool_size=4), database_url, clock) as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    """Asks the service without a network. An exception that leaves the application fails the test."""
+    async with asking(service) as client:
+        yield client
+
+
+@pytest.fixture
+async def server(service: Service) -> AsyncIterator[str]:
+    """The URL of the service behind uvicorn on a free port of the loopback interface."""
+    config = uvicorn.Config(
+        create_app(service), port=0, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False
+    )
+    serving = uvicorn.Server(config)
+    task = asyncio.create_task(serving.serve())
+    while not serving.started:
+        await asyncio.sleep(0.01)
+    port = serving.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    serving.should_exit = True
+    await task
+
+
+@asynccontextmanager
+async def asking(service: Service, **chosen: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application over this service, as if it had been started with these settings."""
+    app = create_app(dataclasses.replace(service, settings=settings(**chosen)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client:
+        yield client
