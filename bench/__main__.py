@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.benchmarks import BENCHMARKS, FULL_FILL
 from bench.client import BenchError
 from bench.report import LATEST, Failure, Figure, Report, describe_machine, postgres_version, print_report
-from bench.server import process_tree
+from bench.sampling import process_tree
 from bench.session import Bench, Options, add_arguments, open_bench
 
 

@@ -17,7 +17,8 @@ import msgspec
 from bench import workloads
 from bench.client import BenchError, Reply, Request, Window, expect, render
 from bench.report import Figure, at_least, at_most, below
-from bench.server import Service, by_group
+from bench.sampling import by_group
+from bench.server import Service
 from bench.session import MILLION, Bench, decode_recorded
 from bench.workloads import BATCH_EVENTS, CUSTOMERS, WALLETS
 
@@ -308,16 +309,16 @@ def _start_figure(name: str, seconds: list[float], target: float, note: str) -> 
 
 def memory(bench: Bench) -> list[Figure]:
     """The most memory that the server and PostgreSQL took together at any moment of the run."""
-    sample = bench.sampler.peak() if bench.sampler else None
-    if sample is None:
+    peak = bench.sampler.peak if bench.sampler else None
+    if peak is None:
         return []
-    parts = ", ".join(f"{group} {size / 2**20:,.0f}" for group, size in sorted(sample.pss.items()))
-    resident = f"{sample.rss.total() / 2**20:,.0f}"
+    parts = ", ".join(f"{group} {size / 2**20:,.0f}" for group, size in sorted(peak.pss.items()))
+    resident = f"{peak.rss.total() / 2**20:,.0f}"
     return [
         Figure(
             benchmark="memory",
             name="server and PostgreSQL, peak PSS",
-            value=sample.pss.total() / 2**20,
+            value=peak.pss.total() / 2**20,
             unit="MiB",
             target=below(1024),
             note=f"{parts}; RSS, which counts shared pages once per process, adds up to {resident}",

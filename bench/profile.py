@@ -24,7 +24,7 @@ from rich.table import Table
 from bench.benchmarks import BENCHMARKS, WARM_UP_SECONDS
 from bench.client import BenchError
 from bench.report import Figure
-from bench.server import processors
+from bench.sampling import processors
 from bench.session import Bench, Options, add_arguments, open_bench
 
 SAMPLES_PER_SECOND: Final = 200
@@ -126,7 +126,9 @@ def _print_processors(console: Console, figures: list[Figure]) -> None:
     for figure in figures:
         if figure.processors:
             shares = sorted(figure.processors.items(), key=lambda item: -item[1])
-            rows = ((name, f"{share:.2f}", f"{share / figure.value * 1e6:,.1f}") for name, share in shares)
+            rows = (
+                (name, f"{share:.2f}", f"{share / figure.value * 1e6:,.1f}") for name, share in shares if share >= 0.005
+            )
             title = f"{figure.name}: {figure.value:,.0f} {figure.unit} on {processors()} processors"
             _print_table(console, title, ("process", "processors", "µs for each"), rows)
 

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from bench import workloads
 from bench.client import Address, BenchError, Reply, Request, Window, call, drive, expect, render
-from bench.server import Sampler, Service, default_command, own_service
+from bench.sampling import Sampler
+from bench.server import Service, default_command, own_service
 from bench.workloads import BATCH_EVENTS
 
 MILLION: Final = 1_000_000

@@ -22,11 +22,12 @@ from tallystick.operations.logging import configure_logging
 
 HELP = """Tallystick: usage in, money out, nothing lost.
 
-Commands work on the database of TALLY_DATABASE_URL, or else on the embedded one in the data folder, whether a service runs
-on it or not; with --url they ask a running service.
+Commands work on the database of TALLY_DATABASE_URL, or else on the embedded one in the data folder, whether a service
+runs on it or not; with --url they ask a running service.
 
-Exit status: 0 done; 1 no (the books do not hold, something was rejected, there is no such thing); 2 wrong usage; 3 the
-database or the service cannot be reached, or the data folder is in use; 4 a defect of Tallystick; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 no (the books do not hold, something was rejected, there is no such thing); 2 wrong usage; 3
+the database or the service cannot be reached, or the data folder is in use; 4 a defect of Tallystick; 130 stopped by
+Ctrl-C.
 """
 
 app = typer.Typer(name="tally", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

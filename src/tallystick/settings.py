@@ -24,9 +24,9 @@ def _named(name: str, *aliases: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """Read once at start. An unreadable value stops the start and names the variable."""
+    """Read once at start. An unreadable value stops the start and names the variable; an empty one is not set."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", validation_alias=_named("HOST"))
     """Address to bind."""
@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     max_events: int = Field(50_000, ge=1, validation_alias=_named("MAX_EVENTS"))
     """Most events or lines in one request."""
 
-    os_credits_precision: int = Field(2, ge=0, le=6, validation_alias=_named("OS_CREDITS_PRECISION", "OS_CREDITS_PRECISION"))
+    os_credits_precision: int = Field(
+        2, ge=0, le=6, validation_alias=_named("OS_CREDITS_PRECISION", "OS_CREDITS_PRECISION")
+    )
     """Decimal places to which the built-in OpenStack prices are rounded."""
     vcpu_credit_per_hour: Decimal = Field(
         Decimal(1), gt=0, validation_alias=_named("VCPU_CREDIT_PER_HOUR", "VCPU_CREDIT_PER_HOUR")

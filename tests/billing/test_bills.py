@@ -56,7 +56,7 @@ async def test_a_month_of_hourly_readings_bills_exactly_the_monthly_price(servic
     await submit(service, *hours[:300])
     await submit(service, *reversed(hours[300:]))
     (line,) = (await bill(service, "ada", "2026-03")).lines
-    assert (line.quantity, line.amount) == (730, 1_000_000)
+    assert (line.quantity, line.amount) == (Decimal(730), 1_000_000)
     assert await charged(service, "ada") == 1_000_000
 
 
@@ -90,7 +90,7 @@ async def test_two_prices_in_one_month_are_two_lines(service: Service) -> None:
     await create_price(service, model={"type": "per_unit", "amount": "5"}, since=change)
     await submit(service, measurement(at=change - MICROSECOND), measurement(at=change), measurement(at=change))
     made = await bill(service, "ada", "2026-03")
-    assert [(line.quantity, line.amount) for line in made.lines] == [(1, 2_000_000), (2, 10_000_000)]
+    assert [(line.quantity, line.amount) for line in made.lines] == [(Decimal(1), 2_000_000), (Decimal(2), 10_000_000)]
     assert made.totals == {"CREDIT": 12_000_000}
 
 
@@ -107,10 +107,12 @@ async def test_a_bill_names_the_customer_whoever_pays(service: Service) -> None:
 async def test_what_waited_is_on_the_bill_once_it_has_a_price(service: Service) -> None:
     await submit(service, measurement(value=3))
     (line,) = (await bill(service, "ada")).lines
-    assert (line.quantity, line.asset, line.amount, line.price_id) == (3, None, None, None)
+    assert line.quantity == 3
+    assert (line.asset, line.amount, line.price_id) == (None, None, None)
     await create_price(service)
     (line,) = (await bill(service, "ada")).lines
-    assert (line.quantity, line.asset, line.amount) == (3, "CREDIT", 6_000_000)
+    assert line.quantity == 3
+    assert (line.asset, line.amount) == ("CREDIT", 6_000_000)
 
 
 async def test_nobody_has_no_bill(service: Service) -> None:

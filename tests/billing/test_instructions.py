@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -13,6 +15,7 @@ from tallystick.customers.model import NewCustomer
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import Conflict, TallyError
 from tallystick.kernel.ids import derived_id, new_id
+from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import Balance, InsufficientCredits, LedgerRefusal
 from tallystick.service import Service
 from tests.billing.conftest import StartService
@@ -22,6 +25,7 @@ UNIT = 1_000_000
 CREDITS, DOLLARS = 1, 840
 
 Outcome = int | BaseException
+Desk = TypeVar("Desk", bound=Instructions)
 
 
 @pytest.fixture
@@ -42,6 +46,17 @@ class Make:
         """As ``carry_out`` hands it to the queue."""
         made = self(type_, amount, customer, idempotency_key=key, **fields)
         return replace(made, id=derived_id("idempotency", key))
+
+
+@asynccontextmanager
+async def running(kind: type[Desk], service: Service) -> AsyncIterator[Desk]:
+    """A queue of its own on the service's database."""
+    desk = kind(service.pool, service.clock, service.customers, PostgresLedger(service.clock), service.wallets)
+    await desk.group.start()
+    try:
+        yield desk
+    finally:
+        await desk.group.stop()
 
 
 async def together(*orders: tuple[Instructions, Instruction]) -> list[Outcome]:
@@ -126,7 +141,8 @@ async def test_the_payers_wallet_pays(service: Service, desk: Instructions, make
     assert await desk.carry_out(make("top_up", 3, "project")) == 9
     assert (await balance(service, "org")).wallet == 9
     noted = await fetch(
-        service, "select c.key, o.type, o.description from wallet_operations as o join customers as c on c.id = customer_id"
+        service,
+        "select c.key, o.type, o.description from wallet_operations as o join customers as c on c.id = customer_id",
     )
     assert sorted(noted) == [("org", "bill", "disk"), ("org", "open", None), ("org", "top_up", None)]
 
@@ -141,7 +157,9 @@ async def test_assets_are_kept_apart(desk: Instructions, make: Make) -> None:
 # Handed in together
 
 
-async def test_fifty_bills_at_once_take_what_is_there_and_no_more(service: Service, desk: Instructions, make: Make) -> None:
+async def test_fifty_bills_at_once_take_what_is_there_and_no_more(
+    service: Service, desk: Instructions, make: Make
+) -> None:
     await desk.carry_out(make("open", 10 * UNIT))
     outcomes = await at_once(desk, [make("bill", UNIT) for _ in range(50)])
     paid = [outcome for outcome in outcomes if isinstance(outcome, int)]
@@ -169,7 +187,9 @@ async def test_each_of_a_group_is_told_the_balance_after_it(desk: Instructions, 
     assert outcomes == [14, 10, "insufficient_credits", 15, 17, 13, 8, "customer_not_found", 17]
 
 
-async def test_of_several_who_open_one_account_at_once_one_does(service: Service, desk: Instructions, make: Make) -> None:
+async def test_of_several_who_open_one_account_at_once_one_does(
+    service: Service, desk: Instructions, make: Make
+) -> None:
     outcomes = await at_once(desk, [make("open", 10 + number) for number in range(5)])
     (opened,) = [outcome for outcome in outcomes if isinstance(outcome, int)]
     assert [type(outcome) for outcome in outcomes].count(CustomerExists) == 4
@@ -247,7 +267,12 @@ async def test_within_one_group_a_key_stands_for_the_request_that_came_first(
 ) -> None:
     await desk.carry_out(make("open", 10))
     answers = await desk._execute(
-        [make.keyed("k", "bill", 3), make.keyed("k", "bill", 4), make.keyed("k", "top_up", 3), make.keyed("k", "bill", 3)]
+        [
+            make.keyed("k", "bill", 3),
+            make.keyed("k", "bill", 4),
+            make.keyed("k", "top_up", 3),
+            make.keyed("k", "bill", 3),
+        ]
     )
     assert [answers[0], answers[3]] == [Answer(7)] * 2
     assert [type(answer.error) for answer in answers[1:3]] == [Conflict] * 2
@@ -303,17 +328,16 @@ class LostAnswers(Instructions):
 
 
 async def test_callers_do_not_notice_a_lost_answer(service: Service, make: Make) -> None:
-    desk = LostAnswers(service.pool, service.clock, service.customers, service.wallets._ledger, service.wallets)
-    await desk.group.start()
-    try:
+    async with running(LostAnswers, service) as desk:
         assert await desk.carry_out(make("open", 10)) == 10
         assert desk.lost == 2
         desk.lost = 0
-        assert await at_once(desk, [make("bill", 3, idempotency_key="k"), make("bill", 3, idempotency_key="k")]) == [7, 7]
+        assert await at_once(desk, [make("bill", 3, idempotency_key="k"), make("bill", 3, idempotency_key="k")]) == [
+            7,
+            7,
+        ]
         desk.lost = 0
         assert await desk.carry_out(make("top_up", 5)) == 12
-    finally:
-        await desk.group.stop()
     assert await balance(service, "ada") == Balance(CREDITS, 12, 0, 3, 15)
 
 
@@ -343,6 +367,34 @@ async def test_a_key_used_in_two_processes_at_once_moves_once(
     assert (await balance(service, "ada")).used == 30
 
 
+class Rival(Instructions):
+    """Goes on only when its rival, too, has looked the key up and found nothing; after that they go their own ways."""
+
+    meeting: asyncio.Barrier
+
+    async def _answered(self, *arguments: Any) -> Any:
+        answers = await super()._answered(*arguments)
+        with contextlib.suppress(asyncio.BrokenBarrierError):
+            await self.meeting.wait()
+            await self.meeting.abort()
+        return answers
+
+
+@pytest.mark.parametrize("amount", [3, 4], ids=["same request", "other request"])
+async def test_two_processes_that_both_find_a_key_new(service: Service, make: Make, amount: int) -> None:
+    """The one that keeps its answer last runs again, and now finds the key."""
+    await service.instructions.carry_out(make("open", 10))
+    async with running(Rival, service) as one, running(Rival, service) as other:
+        one.meeting = other.meeting = asyncio.Barrier(2)
+        orders = (make("bill", 3, idempotency_key="k"), make("bill", amount, idempotency_key="k"))
+        outcomes = await together(*zip((one, other), orders, strict=True))
+    if amount == 3:
+        assert outcomes == [7, 7]
+    else:
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "int"]
+    assert (await balance(service, "ada")).balance in outcomes
+
+
 async def test_a_key_used_for_two_requests_in_two_processes_at_once_stands_for_one_of_them(
     service: Service, start_service: StartService, make: Make
 ) -> None:
@@ -364,7 +416,9 @@ async def test_a_key_used_for_two_requests_in_two_processes_at_once_stands_for_o
     assert (await balance(service, "bank")).used == 20
 
 
-async def test_two_processes_that_open_the_same_accounts(service: Service, start_service: StartService, make: Make) -> None:
+async def test_two_processes_that_open_the_same_accounts(
+    service: Service, start_service: StartService, make: Make
+) -> None:
     one, other = service.instructions, (await start_service()).instructions
     names = [f"c{number}" for number in range(20)]
     orders = [(one, make("open", 1, name)) for name in names] + [(other, make("open", 2, name)) for name in names[::-1]]

@@ -100,7 +100,7 @@ async def test_keys_differ_by_every_character(conn: Connection, customers: Custo
 
 
 async def test_a_customer_that_does_not_exist_is_not_found(conn: Connection, customers: Customers) -> None:
-    with pytest.raises(NotFound, match="^there is no customer 'nobody'$"):
+    with pytest.raises(NotFound, match=r"^there is no customer 'nobody'$"):
         await customers.get(conn, "nobody")
 
 
@@ -182,9 +182,7 @@ async def test_two_transactions_that_create_the_same_customers_agree(pool: Pool,
 async def test_opening_takes_ids_and_says_who_was_opened(conn: Connection, customers: Customers) -> None:
     known = await customers.create(conn, NewCustomer("known"))
     one, two, late = UUID(int=1), UUID(int=2), UUID(int=3)
-    opened = await customers.open(
-        conn, [(two, "b", "postpaid"), (one, "a", "prepaid"), (late, "known", "prepaid")]
-    )
+    opened = await customers.open(conn, [(two, "b", "postpaid"), (one, "a", "prepaid"), (late, "known", "prepaid")])
     assert opened == {one: Payer(one, "prepaid"), two: Payer(two, "postpaid")}
     assert (await customers.get(conn, "a")).id == one
     assert (await customers.get(conn, "b")).credit_policy == "postpaid"

@@ -378,9 +378,10 @@ def test_root_copies_programs_that_the_other_user_cannot_reach(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = metadata.distribution(binaries.WHEEL)
-    for file in (file for file in wheel.files or () if "pginstall" not in file.parts):  # leaves the older major version out
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file.locate(), tmp_path / file)
+    for file in wheel.files or ():
+        if "pginstall" not in file.parts:  # an older major version
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.locate(), tmp_path / file)
     monkeypatch.syspath_prepend(tmp_path)
     with tempfile.TemporaryDirectory() as reachable:
         Path(reachable).chmod(0o755)

@@ -110,7 +110,7 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_later(database: Data
     async with running(database.execute, queued=3) as group:
         first = await database.hold(group, "a")
         waiting = await submitted(group, "b", "c", "d")
-        with pytest.raises(Overloaded, match="^the test queue is full$"):
+        with pytest.raises(Overloaded, match=r"^the test queue is full$"):
             await group.submit("e")
         database.open.set()
         await asyncio.gather(first, *waiting)
@@ -241,7 +241,7 @@ async def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Dat
         waiting = await submitted(group, "b", "c")
         stopping = asyncio.create_task(group.stop())
         await asyncio.sleep(0)
-        with pytest.raises(Unavailable, match="^the service is stopping$"):
+        with pytest.raises(Unavailable, match=r"^the service is stopping$"):
             await group.submit("d")
         database.open.set()
         await stopping
@@ -253,7 +253,7 @@ async def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Dat
 
 
 async def test_everybody_gets_its_own_answer_whatever_fails_meanwhile() -> None:
-    """300 callers, 3 lanes; every group loses its race or connection at first, and every third caller asks the impossible."""
+    """300 callers, 3 lanes; every group fails three times at first, and every third caller asks the impossible."""
     failures = (psycopg.errors.DeadlockDetected, psycopg.OperationalError, psycopg.errors.UniqueViolation)
     tries: Counter[str] = Counter()
 

@@ -100,7 +100,7 @@ def test_placeholders_become_psycopgs_and_casts_stay(tmp_path: Path) -> None:
 def test_a_query_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file = tmp_path / "queries.sql"
     file.write_text("-- name: found\nselect 1\n")
-    with pytest.raises(AttributeError, match="^no query is named lost$"):
+    with pytest.raises(AttributeError, match=r"^no query is named lost$"):
         _ = Queries(file).lost
 
 

@@ -15,9 +15,17 @@ MICROSECOND = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)
 
 zones = st.sampled_from(
-    ["UTC", "America/New_York", "Europe/Zurich", "Asia/Kathmandu", "Pacific/Apia", "Pacific/Kiritimati", "Australia/Lord_Howe"]
+    [
+        "UTC",
+        "America/New_York",
+        "Europe/Zurich",
+        "Asia/Kathmandu",
+        "Pacific/Apia",
+        "Pacific/Kiritimati",
+        "Australia/Lord_Howe",
+    ]
 ).map(ZoneInfo)
-instants = st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))
+instants = st.timedeltas(timedelta(0), timedelta(days=365 * 300)).map(datetime(1900, 1, 1, tzinfo=UTC).__add__)
 
 
 def utc(text: str) -> datetime:
@@ -62,7 +70,20 @@ def test_months_have_the_hours_their_days_have(month: str, hours: int) -> None:
 def test_months_have_28_to_31_days(year: int, february: int) -> None:
     zone = ZoneInfo("UTC")
     months = [month_starting(date(year, number, 1), zone) for number in range(1, 13)]
-    assert [(month.end - month.start).days for month in months] == [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    assert [(month.end - month.start).days for month in months] == [
+        31,
+        february,
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ]
 
 
 def test_a_month_is_half_open_to_the_microsecond() -> None:
@@ -120,7 +141,21 @@ def test_a_month_is_read_as_it_is_written(day: date, zone: ZoneInfo) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2025", "2025-13", "2025-00", "2025-1", "25-01", "2025-01-01", " 2025-01", "2025-01\n", "2025/01", "٢٠٢٥-٠١", "0001-01", "9999-12"],
+    [
+        "",
+        "2025",
+        "2025-13",
+        "2025-00",
+        "2025-1",
+        "25-01",
+        "2025-01-01",
+        " 2025-01",
+        "2025-01\n",
+        "2025/01",
+        "٢٠٢٥-٠١",  # noqa: RUF001  # digits, but not those of ISO 8601
+        "0001-01",
+        "9999-12",
+    ],
 )
 def test_what_is_no_month_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:

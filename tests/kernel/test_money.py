@@ -131,7 +131,8 @@ def test_a_quantity_is_shown_exactly_and_plainly(quantity: Decimal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantity", "text"), [("1E+3", "1000"), ("1.50", "1.5"), ("100", "100"), ("-0.00", "0"), ("0E-9", "0"), ("1E-7", "0.0000001")]
+    ("quantity", "text"),
+    [("1E+3", "1000"), ("1.50", "1.5"), ("100", "100"), ("-0.00", "0"), ("0E-9", "0"), ("1E-7", "0.0000001")],
 )
 def test_quantities(quantity: str, text: str) -> None:
     assert format_quantity(Decimal(quantity)) == text

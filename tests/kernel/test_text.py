@@ -18,7 +18,9 @@ from tallystick.kernel.text import (
 LONGEST = "𝄞" * MAX_TEXT_CHARACTERS
 
 
-@pytest.mark.parametrize("text", ["", " ", "project-1", " kept as it is ", "größer\nline", "𝄞", LONGEST, "\x01\x7f\ufffe"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "project-1", " kept as it is ", "größer\nline", "𝄞", LONGEST, "\x01\x7f\ufffe"]
+)
 def test_a_text_that_can_be_kept_is_returned_unchanged(text: str) -> None:
     assert check_text(text, "name") == text
 
@@ -43,7 +45,7 @@ def test_a_text_that_cannot_be_kept_is_refused(text: str, error: type[InvalidInp
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003"])
 def test_a_key_has_something_in_it(text: str) -> None:
-    with pytest.raises(TextEmpty, match="^user_id must not be empty$"):
+    with pytest.raises(TextEmpty, match=r"^user_id must not be empty$"):
         check_key(text, "user_id")
 
 

@@ -33,6 +33,8 @@ def database(database_server: str, database_template: str) -> Iterator[str]:
 @pytest.fixture
 async def conn(database: str) -> AsyncIterator[Connection]:
     """A connection within a transaction, as services get it; what happens on it is taken back."""
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        async with connection.transaction(force_rollback=True):
-            yield connection
+    async with (
+        await psycopg.AsyncConnection.connect(database, autocommit=True) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        yield connection

@@ -55,7 +55,10 @@ def test_a_transfer_raises_the_debits_of_one_account_and_the_credits_of_the_othe
         (move(DEBIT_LIMITED, FREE, 11), Status.EXCEEDS_CREDITS),
         (move(DEBIT_LIMITED, FREE, 11, TransferFlags.BALANCING_DEBIT), 10),
         (move(DEBIT_LIMITED, FREE, 9, TransferFlags.BALANCING_DEBIT), 9),
-        (move(DEBIT_LIMITED, FREE, 11, TransferFlags.BALANCING_CREDIT), 6),  # the free account: 10 debits less 4 credits
+        (
+            move(DEBIT_LIMITED, FREE, 11, TransferFlags.BALANCING_CREDIT),
+            6,
+        ),  # the free account: 10 debits less 4 credits
         (move(FREE, CREDIT_LIMITED, 4), 4),
         (move(FREE, CREDIT_LIMITED, 5), Status.EXCEEDS_DEBITS),
         (move(FREE, CREDIT_LIMITED, 5, TransferFlags.BALANCING_CREDIT), 4),
@@ -87,7 +90,10 @@ def test_limits_and_balancing(transfer: Transfer, moved: int | Status) -> None:
         (Status.ACCOUNTS_MUST_BE_DIFFERENT, {"debit_account_id": DEBIT_LIMITED, "credit_account_id": DEBIT_LIMITED}),
         (Status.DEBIT_ACCOUNT_NOT_FOUND, {"debit_account_id": NOBODY, "credit_account_id": FOREIGN, "ledger": 840}),
         (Status.DEBIT_ACCOUNT_NOT_FOUND, {"debit_account_id": FOREIGN, "credit_account_id": NOBODY, "ledger": 840}),
-        (Status.CREDIT_ACCOUNT_NOT_FOUND, {"debit_account_id": DEBIT_LIMITED, "credit_account_id": NOBODY, "ledger": 840}),
+        (
+            Status.CREDIT_ACCOUNT_NOT_FOUND,
+            {"debit_account_id": DEBIT_LIMITED, "credit_account_id": NOBODY, "ledger": 840},
+        ),
         (Status.CREDIT_ACCOUNT_NOT_FOUND, {"debit_account_id": DEBIT_LIMITED, "credit_account_id": FOREIGN}),
         (
             Status.ACCOUNTS_MUST_HAVE_THE_SAME_LEDGER,

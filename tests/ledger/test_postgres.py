@@ -38,7 +38,7 @@ async def standing(ledger: PostgresLedger, conn: Connection, load: Workload) -> 
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_the_engine_does_what_the_model_does(pool: Pool, ledger: PostgresLedger, seed: int) -> None:
-    """The same answers and balances for every flag, status and precedence; see ``test_the_workload_leaves_nothing_out``.
+    """The same answers and balances for every flag, status and precedence: the workload leaves nothing out.
 
     Every fourth batch is carried out, taken back and carried out again, as after a crash.
     """
@@ -56,18 +56,33 @@ async def test_the_engine_does_what_the_model_does(pool: Pool, ledger: PostgresL
             assert results == [books.post(transfer) for transfer in batch], f"batch {number}"
         assert await standing(ledger, conn, load) == books.accounts
         cursor = await conn.execute(
-            "select sequence, id, customer_id, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id"
-            " from ledger_transfers order by sequence"
+            "select sequence, id, customer_id, debit_account_id, credit_account_id, amount, ledger, code, flags,"
+            " cause_id from ledger_transfers order by sequence"
         )
-        posted = [(n, t.id, t.customer_id, t.debit_account_id, t.credit_account_id, t.amount, t.ledger, t.code, t.flags, t.cause_id)
-                  for n, t in enumerate(books.posted, start=1)]
+        posted = [
+            (
+                n,
+                t.id,
+                t.customer_id,
+                t.debit_account_id,
+                t.credit_account_id,
+                t.amount,
+                t.ledger,
+                t.code,
+                t.flags,
+                t.cause_id,
+            )
+            for n, t in enumerate(books.posted, start=1)
+        ]
         assert await cursor.fetchall() == posted
 
 
 async def test_one_transaction_sees_what_it_posted_before(conn: Connection, ledger: PostgresLedger) -> None:
     await ledger.create_accounts(conn, ACCOUNTS)
     assert await ledger.post(conn, [transfer(1, BANK, PURSE, 5)]) == [Result(Status.CREATED, 5)]
-    assert await ledger.post(conn, [transfer(2, PURSE, BANK, 3), transfer(3, PURSE, BANK, 3), transfer(1, BANK, PURSE, 5)]) == [
+    assert await ledger.post(
+        conn, [transfer(2, PURSE, BANK, 3), transfer(3, PURSE, BANK, 3), transfer(1, BANK, PURSE, 5)]
+    ) == [
         Result(Status.CREATED, 3),
         Result(Status.EXCEEDS_CREDITS),
         Result(Status.EXISTS, 5),
@@ -95,7 +110,10 @@ async def test_an_account_is_not_found_under_another_customer(conn: Connection, 
     wrong = replace(transfer(1, BANK, PURSE, 5), customer_id=UUID(int=2))
     assert await ledger.post(conn, [wrong]) == [Result(Status.DEBIT_ACCOUNT_NOT_FOUND)]
     right = transfer(2, BANK, PURSE, 5)
-    assert await ledger.post(conn, [right, wrong]) == [Result(Status.CREATED, 5), Result(Status.DEBIT_ACCOUNT_NOT_FOUND)]
+    assert await ledger.post(conn, [right, wrong]) == [
+        Result(Status.CREATED, 5),
+        Result(Status.DEBIT_ACCOUNT_NOT_FOUND),
+    ]
 
 
 async def test_many_transactions_at_once_on_one_account(pool: Pool, ledger: PostgresLedger) -> None:

@@ -72,7 +72,9 @@ async def test_a_wallet_from_grant_to_bill(conn: Connection, wallets: Wallets) -
     ]
 
 
-async def test_a_prepaid_wallet_is_billed_to_the_last_microcredit_and_no_further(conn: Connection, wallets: Wallets) -> None:
+async def test_a_prepaid_wallet_is_billed_to_the_last_microcredit_and_no_further(
+    conn: Connection, wallets: Wallets
+) -> None:
     await wallets.grant(conn, [moves(1, 10)], TransferCode.TOP_UP)
     results = await wallets.bill(conn, [moves(2, 6), moves(3, 5), moves(4, 4), moves(5, 1)])
     assert [result.status for result in results] == [
@@ -179,7 +181,7 @@ async def test_charges_of_one_batch_take_before_they_give_back(conn: Connection,
 
 @pytest.mark.parametrize("payer", [PREPAID, POSTPAID], ids=lambda payer: payer.credit_policy)
 async def test_every_movement_repeated_moves_nothing(conn: Connection, wallets: Wallets, payer: Payer) -> None:
-    """Arrears and their repayment are repeated too, by the movement that caused them, whatever the wallet holds by then."""
+    """Arrears and repayments are repeated by the movement that caused them, whatever the wallet holds by then."""
     debt, grant, bill = moves(1, 8, payer), moves(2, 20, payer), moves(3, 5, payer)
     back, usage = moves(4, -4, payer), moves(5, 30, payer)
     await wallets.charge(conn, [debt])
@@ -224,7 +226,9 @@ async def test_an_id_that_stands_for_something_else_is_loud_and_without_effect(
 def test_the_ids_of_what_a_movement_entails_are_derived_from_its_own() -> None:
     one, other = UUID(int=1), UUID(int=2)
     derived = [arrears_id(one), arrears_id(other), repayment_id(one), repayment_id(other)]
-    accounts = [account_id(customer, ledger, code) for customer in (one, other) for ledger in (1, 840) for code in AccountCode]
+    accounts = [
+        account_id(customer, ledger, code) for customer in (one, other) for ledger in (1, 840) for code in AccountCode
+    ]
     assert len({*derived, *accounts}) == len(derived) + len(accounts)
     assert arrears_id(one) == arrears_id(one)
 
@@ -278,14 +282,20 @@ class Workday:
     made: list[tuple[str, Movement]] = field(default_factory=list)
 
     def movements(self, low: int) -> list[Movement]:
-        places = [(payer, ledger) for payer in (PREPAID, POSTPAID, Payer(UUID(int=3), "prepaid")) for ledger in (CREDITS, DOLLARS)]
+        places = [
+            (payer, ledger)
+            for payer in (PREPAID, POSTPAID, Payer(UUID(int=3), "prepaid"))
+            for ledger in (CREDITS, DOLLARS)
+        ]
         return [
             Movement(UUID(int=self.random.getrandbits(128)), *self.random.choice(places), self.random.randint(low, 100))
             for _ in range(self.random.randint(1, 8))
         ]
 
     def page(self, movement: Movement) -> Paper:
-        return self.paper.setdefault((movement.payer, movement.ledger), Paper(movement.payer.credit_policy == "prepaid"))
+        return self.paper.setdefault(
+            (movement.payer, movement.ledger), Paper(movement.payer.credit_policy == "prepaid")
+        )
 
     async def grant(self, conn: Connection) -> None:
         movements = self.movements(0)

@@ -64,7 +64,9 @@ def _transfers(random: Random, accounts: list[Account], number: int) -> Iterator
 
 def _new(random: Random, accounts: list[Account]) -> Transfer:
     debit = random.choice(accounts)
-    related = [account for account in accounts if account.customer_id == debit.customer_id and account.ledger == debit.ledger]
+    related = [
+        account for account in accounts if account.customer_id == debit.customer_id and account.ledger == debit.ledger
+    ]
     transfer = Transfer(
         id=_id(random),
         customer_id=debit.customer_id,

@@ -1,21 +1,37 @@
-"""The parts of a server process on a database of the test's own, put together as the service puts them together."""
+"""Server processes, put together as in production, on one database that each test finds empty."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
 from tallystick.kernel.clock import TestClock
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
-from tests.metering.books import assert_books_hold
+from tests.conftest import new_database
+from tests.metering.books import EMPTY, assert_books_hold
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 
 StartService = Callable[[], Awaitable[Service]]
+
+
+@pytest.fixture(scope="package")
+def database(database_server: str, database_template: str) -> Iterator[str]:
+    """The URL of a migrated database that tests share. Emptying it takes a hundredth of the time of making one."""
+    with new_database(database_server, f"TEMPLATE {database_template}") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(database: str) -> str:
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(EMPTY)
+    return database
 
 
 @pytest.fixture

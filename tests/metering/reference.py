@@ -1,7 +1,7 @@
 """An accountant with a pencil: what metering must arrive at, worked out again from the rules with fractions.
 
-Shares no code with what it checks but the shapes of measurements, meters and prices. One call of ``record`` stands for one
-transaction; what it is given is in the order in which it was sent.
+Shares no code with what it checks but the shapes of measurements, meters and prices. One call of ``record`` stands for
+one transaction; what it is given is in the order in which it was sent.
 """
 
 from __future__ import annotations

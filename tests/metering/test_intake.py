@@ -4,238 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
+from itertools import product
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from tallystick.metering.model import Measurement, Meter, Unreadable
+from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
+from tallystick.metering.sources.values import EARLIEST, LATEST
 from tallystick.service import Service
 from tests.metering.books import (
-    ALWAYS,
-    CREDITS,
+    COUNTING,
+    DOLLARS,
     DYNAMIC,
     MARCH,
-    MICRO,
-    PER_UNIT,
+    MODELS,
+    QUANTA,
     assert_books_agree,
-    assert_books_hold,
     balance,
     batch,
     charged,
     create_customer,
     create_price,
     fetch,
-    fresh,
     grant,
     measurement,
     put_meter,
     quantity,
     submit,
-    waiting,
 )
 from tests.metering.conftest import StartService
-from tests.metering.reference import NEW_YORK, Accountant, cost
-
-MODELS = (
-    {"type": "per_unit", "amount": "1000000", "per": "730"},
-    {"type": "per_unit", "amount": "0.3", "per": "1024", "free": "10"},
-    {"type": "package", "amount": "5", "size": "7.5"},
-    {
-        "type": "graduated",
-        "tiers": [
-            {"up_to": "10", "amount": "0.01"},
-            {"up_to": "100", "amount": "0.007", "flat": "1"},
-            {"up_to": None, "amount": "1", "per": "3"},
-        ],
-    },
-    {
-        "type": "volume",
-        "tiers": [{"up_to": "20", "amount": "3"}, {"up_to": "200", "amount": "0.5"}, {"up_to": None, "amount": "0.001"}],
-    },
-    {"type": "dynamic"},
-)
-QUANTA = (MICRO, Decimal("0.01"), Decimal("2.5"))
-COUNTING = (
-    Meter("", "delta"),
-    Meter("", "counter"),
-    Meter("", "counter", on_drop="from_zero"),
-    Meter("", "gauge"),
-    Meter("", "gauge", "max"),
-    Meter("", "gauge", "latest"),
-    Meter("", "delta", "unique"),
-)
-
-# Where months and daylight saving begin and end in New York, and a little before.
-EDGES = [
-    datetime(2026, 3, 1, 5, tzinfo=UTC),
-    datetime(2026, 3, 8, 7, tzinfo=UTC),
-    datetime(2026, 4, 1, 4, tzinfo=UTC),
-    datetime(2026, 11, 1, 4, tzinfo=UTC),
-    datetime(2026, 11, 1, 6, tzinfo=UTC),
-    datetime(2026, 12, 1, 5, tzinfo=UTC),
-]
-instants = st.builds(
-    lambda edge, microseconds: edge + timedelta(microseconds=microseconds),
-    st.sampled_from(EDGES),
-    st.sampled_from([-3_600_000_000, -1, 0, 1, 3_600_000_000]) | st.integers(0, 27 * 86_400_000_000),
-)
-values = (
-    st.integers(-50, 300).map(Decimal)
-    | st.decimals("-50", "300", places=3)
-    | st.sampled_from([Decimal("999999999999999999"), Decimal("0." + "3" * 30), Decimal("-999999999999999999")])
-)
-few = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-# Any usage, any prices, any order
-
-
-@dataclass(frozen=True)
-class Story:
-    """What happens, one after the other: a list of measurements is a batch, a number says which price is created."""
-
-    meters: list[Meter]
-    payers: list[tuple[int | None, str]]
-    prices: list[tuple[int, str, int | None, datetime, int, int, str]]
-    happenings: list[list[Measurement] | int]
-
-
-@st.composite
-def stories(draw: st.DrawFn) -> Story:
-    """Customers and meters are numbered; where ``happenings`` name them, the test puts in keys never used before."""
-    meters = draw(st.lists(st.sampled_from(COUNTING), min_size=1, max_size=4))
-    payers: list[tuple[int | None, str]] = [(None, draw(st.sampled_from(["postpaid", "prepaid"])))]
-    for number in range(1, draw(st.integers(1, 3))):
-        payers.append((draw(st.none() | st.integers(0, number - 1)), draw(st.sampled_from(["postpaid", "prepaid"]))))
-    numbers = st.integers(0, len(meters) - 1)
-    kinds = st.sampled_from(["", "large"])
-    prices = draw(
-        st.lists(
-            st.tuples(
-                numbers,
-                kinds,
-                st.none() | st.integers(0, len(payers) - 1),
-                st.sampled_from([ALWAYS, *EDGES]),
-                st.integers(0, len(MODELS) - 1),
-                st.integers(0, len(QUANTA) - 1),
-                st.sampled_from(["CREDIT", "CREDIT", "USD"]),
-            ),
-            max_size=6,
-            unique_by=lambda price: price[:4],
-        )
-    )
-    measurements = st.builds(
-        Measurement,
-        source=st.sampled_from(["events:a", "events:b"]),
-        sender_id=st.integers(1, 20).map(str),
-        customer=st.integers(0, len(payers) - 1).map(str),
-        meter=numbers.map(str),
-        at=instants,
-        value=values,
-        kind=kinds,
-        resource=st.sampled_from(["", "vm"]),
-        agent=st.sampled_from(["", "bot"]),
-        unit_price=st.none() | st.decimals("0", "9", places=4),
-    )
-    batches: list[list[Measurement] | int] = list(draw(st.lists(st.lists(measurements, max_size=12), max_size=5)))
-    again = [draw(st.sampled_from(batches)) for _ in range(draw(st.integers(0, 2)) if batches else 0)]
-    return Story(meters, payers, prices, draw(st.permutations([*batches, *again, *range(len(prices))])))
-
-
-@few
-@given(story=stories())
-async def test_books_are_those_of_an_accountant_with_a_pencil(service: Service, story: Story) -> None:
-    accountant, name = Accountant(), fresh("c")
-    for number, meter in enumerate(story.meters):
-        meter = msgspec.structs.replace(meter, key=f"{name}-meter-{number}")
-        accountant.meters[meter.key] = await put_meter(service, meter)
-    payers: dict[str, str] = {}
-    for number, (paid_by, policy) in enumerate(story.payers):
-        payer = None if paid_by is None else f"{name}-{paid_by}"
-        await create_customer(service, f"{name}-{number}", payer=payer, credit_policy=policy)  # type: ignore[arg-type]
-        await grant(service, f"{name}-{number}", 100_000_000)
-        payers[f"{name}-{number}"] = payer or f"{name}-{number}"
-
-    for happening in story.happenings:
-        if isinstance(happening, int):
-            meter_number, kind, customer, since, model, quantum, asset = story.prices[happening]
-            price, new = await create_price(
-                service,
-                f"{name}-meter-{meter_number}",
-                MODELS[model],
-                kind=kind,
-                customer=None if customer is None else f"{name}-{customer}",
-                since=since,
-                asset=asset,
-                quantum=QUANTA[quantum],
-                settle=False,
-            )
-            accountant.prices[price.id] = new
-            assert await service.settlement.settle() == accountant.settle()
-            continue
-        sent = [
-            msgspec.structs.replace(m, customer=f"{name}-{m.customer}", meter=f"{name}-meter-{m.meter}")
-            for m in happening
-        ]
-        receipt = await service.intake.submit(batch(sent))
-        assert receipt.accepted == accountant.record(sent)
-        assert receipt.accepted + receipt.duplicates == len(sent)
-
-    await assert_books_agree(service, accountant, payers)
-    await assert_books_hold(service)
-
-
-@st.composite
-def orders(draw: st.DrawFn) -> tuple[list[Measurement], list[list[Measurement]]]:
-    """Deltas with ids of their own, and batches in which each of them is sent at least once, in any order."""
-    events = [
-        measurement("", value, at=at, sender_id=str(number), kind=kind)
-        for number, (value, at, kind) in enumerate(
-            draw(st.lists(st.tuples(values, instants, st.sampled_from(["", "large"])), min_size=1, max_size=25))
-        )
-    ]
-    again = draw(st.lists(st.sampled_from(events), max_size=8))
-    sent = draw(st.permutations(events + again))
-    cuts = sorted(draw(st.lists(st.integers(0, len(sent)), max_size=5)))
-    return events, [sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
-
-
-@few
-@given(drawn=orders(), model=st.sampled_from(MODELS[:5]), quantum=st.sampled_from(QUANTA), prepaid=st.booleans())
-async def test_delta_totals_depend_neither_on_order_nor_on_batches_nor_on_resends(
-    service: Service, drawn: tuple[list[Measurement], list[list[Measurement]]], model: dict[str, object], quantum: Decimal, prepaid: bool
-) -> None:
-    events, batches = drawn
-    customer, meter = fresh("c"), fresh("meter")
-    await create_customer(service, customer, credit_policy="prepaid" if prepaid else "postpaid")
-    await create_price(service, meter, model, quantum=quantum)
-    receipts = [
-        await submit(service, *(msgspec.structs.replace(m, customer=customer, meter=meter) for m in part))
-        for part in batches
-    ]
-
-    assert sum(receipt.accepted for receipt in receipts) == len(events)
-    assert sum(receipt.duplicates for receipt in receipts) == sum(map(len, batches)) - len(events)
-    months: dict[str, Fraction] = {}
-    for event in events:
-        if not event.kind:  # the other kind has no price
-            month = f"{event.at.astimezone(NEW_YORK):%Y-%m}"
-            months[month] = months.get(month, Fraction(0)) + Fraction(event.value)
-    expected = sum(cost(model, quantum, total) for total in months.values())
-    standing = await balance(service, customer)
-    assert await charged(service, customer) == expected
-    assert (standing.used, standing.balance) == (expected, -expected)
-    assert not prepaid or standing.wallet == max(0, -expected)
-    assert await quantity(service, customer) == sum(Fraction(event.value) for event in events)
-
+from tests.metering.reference import Accountant
 
 # Once, whatever is sent again
 
@@ -254,7 +54,13 @@ async def test_an_id_counts_once_in_a_batch_and_across_batches(service: Service)
 async def test_an_id_counts_once_whatever_else_differs(service: Service) -> None:
     await create_price(service)
     sent = measurement(value=3, sender_id="7")
-    other_values = {"value": Decimal(9), "meter": "pages", "at": MARCH + timedelta(days=40), "kind": "x", "agent": "bot"}
+    other_values = {
+        "value": Decimal(9),
+        "meter": "pages",
+        "at": MARCH + timedelta(days=40),
+        "kind": "x",
+        "agent": "bot",
+    }
 
     receipt = await submit(service, sent, msgspec.structs.replace(sent, value=Decimal(4)))
     assert (receipt.accepted, receipt.duplicates) == (1, 1)
@@ -266,7 +72,9 @@ async def test_an_id_counts_once_whatever_else_differs(service: Service) -> None
 
 
 @pytest.mark.parametrize("sender_id", ["7", "0198c5a0-7c1d-7000-8000-000000000007"])
-async def test_the_same_id_of_another_source_or_customer_is_another_measurement(service: Service, sender_id: str) -> None:
+async def test_the_same_id_of_another_source_or_customer_is_another_measurement(
+    service: Service, sender_id: str
+) -> None:
     sent = [
         measurement(customer, sender_id=sender_id, source=source)
         for customer in ("ada", "bob")
@@ -300,28 +108,20 @@ async def test_two_processes_at_the_same_time_count_every_id_once(
     service: Service, start_service: StartService, seed: int
 ) -> None:
     """Nobody knows any customer, meter or stream when it begins, so the processes also race to create them."""
-    processes = (service, await start_service())
-    dice = random.Random(seed)
-    await put_meter(service, Meter("peak", "gauge", "max"))
-    await put_meter(service, Meter("users", "delta", "unique"))
-    for meter in ("peak", "users", "tokens"):
-        await create_price(service, meter, MODELS[3], quantum=QUANTA[1])
+    processes, dice = (service, await start_service()), random.Random(seed)
+    meters = [Meter("peak", "gauge", "max"), Meter("users", "delta", "unique"), Meter("tokens")]
+    accountant = Accountant({meter.key: await put_meter(service, meter) for meter in meters})
+    for meter in meters:
+        accountant.prices |= await create_price(service, meter.key, MODELS[3], quantum=QUANTA[1])
     events = [
-        measurement(f"c{dice.randrange(6)}", dice.randrange(1, 40), meter=dice.choice(["tokens", "peak", "users"]))
-        for _ in range(150)
+        measurement(f"c{dice.randrange(6)}", dice.randrange(1, 40), meter=dice.choice(meters).key) for _ in range(150)
     ]
-    parts = [dice.sample(events, dice.randrange(1, 40)) for _ in range(24)] + [events]
+    parts = [*(dice.sample(events, dice.randrange(1, 40)) for _ in range(24)), events]
 
     receipts = await asyncio.gather(*(submit(dice.choice(processes), *part) for part in parts))
 
-    assert sum(receipt.accepted for receipt in receipts) == len(events)
-    accountant = Accountant(
-        meters={"peak": Meter("peak", "gauge", "max"), "users": Meter("users", "delta", "unique")},
-    )
-    for price_id, meter in await fetch(service, "select id, meter from prices where meter <> all (%s)", ["project_vcpu_usage", "project_mb_usage"]):
-        accountant.prices[price_id] = (await _new_price(service, meter))
-    accountant.record(events)
-    await assert_books_agree(service, accountant, {customer: customer for customer in {e.customer for e in events}})
+    assert sum(receipt.accepted for receipt in receipts) == accountant.record(events)
+    await assert_books_agree(service, accountant, {event.customer: event.customer for event in events})
 
 
 async def test_a_counter_read_by_two_processes_has_one_baseline_and_loses_nothing(
@@ -338,8 +138,9 @@ async def test_a_counter_read_by_two_processes_has_one_baseline_and_loses_nothin
 
     rows = await fetch(
         service,
-        "select count(*) filter (where remark like 'baseline%%'), sum(quantity) + min(value) filter (where remark like 'baseline%%'),"
-        " max(value) from measurements group by customer_id",
+        "select count(*) filter (where remark like 'baseline%%'),"
+        " sum(quantity) + sum(value) filter (where remark like 'baseline%%'), max(value) from measurements"
+        " group by customer_id",
     )
     assert [(baselines, end) for baselines, end, _ in rows] == [(1, last) for _, _, last in rows]
     assert {last for *_, last in rows} == {87, 88, 89}
@@ -383,7 +184,10 @@ async def test_lines_of_an_unknown_meter_wait_in_quarantine_beside_their_neighbo
     receipt = await service.intake.submit(batch(lines, source="line-protocol", creates_meters=False))
 
     assert receipt.accepted == 1
-    assert [(rejection.index, rejection.code) for rejection in receipt.rejected] == [(0, "unknown_meter"), (2, "unknown_meter")]
+    assert [(rejection.index, rejection.code) for rejection in receipt.rejected] == [
+        (0, "unknown_meter"),
+        (2, "unknown_meter"),
+    ]
     kept = await fetch(service, "select source, code, raw from quarantine")
     assert {(source, code) for source, code, _ in kept} == {("measurement", "unknown_meter")}
     assert {msgspec.json.decode(raw, type=Measurement) for *_, raw in kept} == {lines[0], lines[2]}
@@ -393,6 +197,13 @@ async def test_lines_of_an_unknown_meter_wait_in_quarantine_beside_their_neighbo
     await put_meter(service, Meter("unknown"))
     receipt = await service.intake.submit(batch(lines, source="line-protocol", creates_meters=False))
     assert (receipt.accepted, receipt.duplicates, receipt.rejected) == (2, 1, [])
+
+
+async def test_of_one_instant_the_value_that_was_sent_first_counts(service: Service) -> None:
+    await put_meter(service, Meter("seats", "gauge", "latest"))
+    first, second = (measurement(value=value, meter="seats") for value in (5, 9))
+    await submit(service, first, second, first)
+    assert await quantity(service, "ada") == 5
 
 
 @pytest.mark.parametrize("creating_first", [True, False])
@@ -449,7 +260,9 @@ async def test_the_payer_pays_for_its_customers_and_never_anybody_else(service: 
         await create_customer(service, key, payer="org")
     await grant(service, "org", 5_000_000)
 
-    await submit(service, measurement("left", 1), measurement("right", 2), measurement("org", 3), measurement("other", 7))
+    await submit(
+        service, measurement("left", 1), measurement("right", 2), measurement("org", 3), measurement("other", 7)
+    )
 
     standing = await balance(service, "org")
     assert (standing.wallet, standing.arrears, standing.used) == (0, 7_000_000, 12_000_000)
@@ -473,7 +286,9 @@ async def test_money_that_comes_in_repays_arrears_first(service: Service) -> Non
 
 
 async def test_a_volume_step_gives_money_back(service: Service) -> None:
-    await create_price(service, model={"type": "volume", "tiers": [{"up_to": "10", "amount": "1"}, {"up_to": None, "amount": "0.1"}]})
+    await create_price(
+        service, model={"type": "volume", "tiers": [{"up_to": "10", "amount": "1"}, {"up_to": None, "amount": "0.1"}]}
+    )
     for value in (10, 1):
         await submit(service, measurement(value=value))
     amounts = await fetch(service, "select amount from measurements order by amount")
@@ -484,7 +299,9 @@ async def test_a_volume_step_gives_money_back(service: Service) -> None:
 async def test_charges_that_cancel_out_are_still_found_by_their_transfer(service: Service) -> None:
     await create_price(service)
     await submit(service, measurement(value=2), measurement(value=-2))
-    rows = await fetch(service, "select count(*), count(distinct transfer_id) from measurements where transfer_id is not null")
+    rows = await fetch(
+        service, "select count(*), count(distinct transfer_id) from measurements where transfer_id is not null"
+    )
     assert rows == [(2, 1)]
     assert (await balance(service, "ada")).balance == 0
 
@@ -494,7 +311,7 @@ async def test_each_asset_has_a_wallet_of_its_own(service: Service) -> None:
     await create_price(service, "disk", {"type": "per_unit", "amount": "0.5"}, asset="USD")
     await submit(service, measurement(value=1), measurement(value=3, meter="disk"))
     assert (await balance(service, "ada")).used == 2_000_000
-    assert (await balance(service, "ada", ledger=840)).used == 1_500_000
+    assert (await balance(service, "ada", ledger=DOLLARS)).used == 1_500_000
 
 
 # Months
@@ -519,7 +336,7 @@ async def test_a_month_begins_at_midnight_in_new_york(service: Service, at: str,
 
 
 async def test_a_month_of_hourly_readings_costs_exactly_its_price(service: Service) -> None:
-    """March has 743 hours in New York. Rounded one by one they would cost 742,999,... or 743,000,...; together F(743)."""
+    """March has 743 hours in New York; an hour costs 1369.86 credits and a little, which no rounding may add up."""
     await create_price(service, "memory", MODELS[0], quantum=Decimal("0.01"))
     begin = datetime(2026, 3, 1, 5, tzinfo=UTC)
     hours = [measurement(meter="memory", at=begin + timedelta(hours=hour)) for hour in range(743)]
@@ -527,13 +344,13 @@ async def test_a_month_of_hourly_readings_costs_exactly_its_price(service: Servi
         await submit(service, *hours[start : start + 200])
     assert await fetch(service, "select distinct to_char(period, 'YYYY-MM') from measurements") == [("2026-03",)]
     assert await charged(service, "ada") == 1_017_808_220_000  # 743 * 1,000,000 / 730 = 1,017,808.219...
-    assert (await balance(service, "ada", ledger=CREDITS)).used == 1_017_808_220_000
+    assert (await balance(service, "ada")).used == 1_017_808_220_000
 
 
 # Hostile values
 
 
-HOSTILE = [
+EXTREMES = [
     Decimal("999999999999999999"),
     Decimal("-999999999999999999"),
     Decimal("0." + "9" * 30),
@@ -543,21 +360,19 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("counting", COUNTING, ids=lambda meter: f"{meter.kind}-{meter.aggregation}-{meter.on_drop}")
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model["type"]))
-async def test_the_largest_and_smallest_values_are_counted_exactly(
-    service: Service, counting: Meter, model: dict[str, object]
-) -> None:
-    meter = await put_meter(service, msgspec.structs.replace(counting, key="m"))
-    price, new = await create_price(service, "m", model)
-    accountant = Accountant({"m": meter}, {price.id: new})
-    for values in (HOSTILE, HOSTILE[::-1]):
+async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_price(service: Service) -> None:
+    accountant = Accountant()
+    for number, (meter, model) in enumerate(product(COUNTING, MODELS)):
+        accountant.meters[str(number)] = await put_meter(service, msgspec.structs.replace(meter, key=str(number)))
+        accountant.prices |= await create_price(service, str(number), model)
+    for extremes in (EXTREMES, EXTREMES[::-1]):
         sent = [
-            measurement(value=value, meter="m", at=MARCH + timedelta(seconds=number), unit_price=HOSTILE[0])
-            for number, value in enumerate(values)
+            measurement(value=value, meter=meter, at=MARCH + timedelta(seconds=second), unit_price=EXTREMES[0])
+            for second, value in enumerate(extremes)
+            for meter in accountant.meters
         ]
-        await submit(service, *sent)
-        accountant.record(sent)
+        receipt = await submit(service, *sent)
+        assert (receipt.accepted, receipt.unpriced) == (accountant.record(sent), 0)
     await assert_books_agree(service, accountant, {"ada": "ada"})
 
 
@@ -576,27 +391,41 @@ async def test_a_price_has_no_upper_bound(service: Service) -> None:
     assert bill.totals == {"CREDIT": 10**35}
 
 
-@pytest.mark.parametrize("text", ["x" * 256, "\t\n\r\\", "\\N", "\\.", "'; drop table customers; --", "{a,b}", '"', "𝔄\u202e", " "])
-async def test_any_text_that_a_reader_lets_through_is_kept_as_it_is(service: Service, text: str) -> None:
-    await put_meter(service, Meter(text, "gauge", "max"))
-    sent = measurement(text, 2, meter=text, sender_id=text, source=text, kind=text, resource=text, agent=text)
-    assert (await submit(service, sent)).accepted == 1
-    assert (await submit(service, sent)).duplicates == 1
+TEXTS = (
+    "x" * 256,
+    "\t\n\r\v\\",
+    "\\N",
+    "\\.",
+    "'; drop table customers; --",
+    "{a,b}",
+    '"',
+    "%s",
+    "\U0001d504\u202e\ufffe",
+    " a ",
+)
+
+
+async def test_any_text_that_a_reader_lets_through_is_kept_as_it_is(service: Service) -> None:
+    for text in TEXTS:
+        await put_meter(service, Meter(text, "gauge", "max", name=text, unit=text, description=text))
+        sent = measurement(text, 2, meter=text, sender_id=text, source=text, kind=text, resource=text, agent=text)
+        assert (await submit(service, sent)).accepted == 1
+        assert (await submit(service, sent)).duplicates == 1
     rows = await fetch(
         service,
         "select c.key, s.meter, m.sender_id, s.source, s.kind, s.resource, s.agent from measurements as m"
-        " join series as s on s.customer_id = m.customer_id and s.id = m.series_id join customers as c on c.id = m.customer_id",
+        " join series as s on s.customer_id = m.customer_id and s.id = m.series_id"
+        " join customers as c on c.id = m.customer_id",
     )
-    assert rows == [(text,) * 7]
+    assert sorted(rows) == sorted((text,) * 7 for text in TEXTS)
 
 
-@pytest.mark.parametrize("year", [1, 2, 999, 9998, 9999])
-async def test_any_time_that_has_a_month_is_recorded(service: Service, year: int) -> None:
-    at = [datetime(year, 1, 2, tzinfo=UTC), datetime(year, 11, 30, 23, 59, 59, 999999, tzinfo=UTC)]
-    assert (await submit(service, *(measurement(at=instant) for instant in at))).accepted == 2
-    assert await fetch(service, "select at from measurements order by at") == [(instant,) for instant in at]
+async def test_any_instant_that_a_reader_lets_through_is_recorded(service: Service) -> None:
+    instants = [EARLIEST, LATEST - timedelta(microseconds=1)]
+    assert (await submit(service, *(measurement(at=at) for at in instants))).accepted == 2
+    assert await fetch(service, "select at from measurements order by at") == [(at,) for at in instants]
 
 
-async def _record_together(service: Service, *batches):  # type: ignore[no-untyped-def]
+async def _record_together(service: Service, *batches: Batch) -> list[Receipt]:
     async with service.pool.connection() as conn, conn.transaction():
         return (await service.intake._intake.record(conn, list(batches))).receipts

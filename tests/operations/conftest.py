@@ -1,4 +1,4 @@
-"""Books with a bit of everything in them, made by the real parts, for tests that read them or take back what they did."""
+"""Books with a bit of everything in them, made by the real parts. Tests only read them, or take back what they did."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TIERS = {"type": "graduated", "tiers": [{"up_to": "5", "amount": "0"}, {"up_to":
 
 
 @pytest.fixture(scope="package")
-def books(database_server: str, database_template: str) -> Iterator[str]:
+def database(database_server: str, database_template: str) -> Iterator[str]:
     """The URL of a database that tests share: whoever changes it takes that back."""
     with new_database(database_server, f"TEMPLATE {database_template}") as url:
         asyncio.run(_keep_books(url))
@@ -53,11 +53,11 @@ def books(database_server: str, database_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def conn(books: str) -> AsyncIterator[Connection]:
+async def conn(database: str) -> AsyncIterator[Connection]:
     """A connection to the books within a transaction; what happens on it is taken back."""
-    async with await psycopg.AsyncConnection.connect(books, autocommit=True) as connection:
-        async with connection.transaction(force_rollback=True):
-            yield connection
+    connect = psycopg.AsyncConnection.connect(database, autocommit=True)
+    async with await connect as connection, connection.transaction(force_rollback=True):
+        yield connection
 
 
 @pytest.fixture

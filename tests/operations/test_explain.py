@@ -32,8 +32,8 @@ async def test_a_charge_is_followed_from_the_measurement_to_the_transfer(conn: C
     explanation = await explain.charge(conn, charge)
     assert explanation.lines == [
         f"charge {charge}",
-        "measured for customer 'acme' at 2026-03-10T09:00:00Z: meter 'tokens', resource 'gpu', agent 'ada@acme.example', "
-        "0.5 token",
+        "measured for customer 'acme' at 2026-03-10T09:00:00Z: meter 'tokens', resource 'gpu', "
+        "agent 'ada@acme.example', 0.5 token",
         "sent by 'events:test' as 'half', recorded at 2026-03-20T12:00:00Z",
         "quantity 0.5: the value as it is",
         "total of 2026-03 at its price: 730 before, 730.5 after",
@@ -182,6 +182,6 @@ async def test_an_unknown_charge_is_refused(conn: Connection, explain: Explain) 
         await explain.charge(conn, ChargeId(known.customer_id, UUID(int=1)))
 
 
-async def test_it_can_be_read_in_autocommit(books: str, explain: Explain) -> None:
-    async with await open_pool(books, size=1) as pool, pool.connection() as conn:
+async def test_it_can_be_read_in_autocommit(database: str, explain: Explain) -> None:
+    async with await open_pool(database, size=1) as pool, pool.connection() as conn:
         assert (await explain.charge(conn, await named(conn, "month"))).amount == 1_000_000

@@ -6,8 +6,13 @@ import psycopg
 import pytest
 
 from tallystick.database.pool import Connection, open_pool
+from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import InvalidInput, NotFound
 from tallystick.operations.verify import CHECKS, Verdict, Verify, snapshot
+from tallystick.service import open_service
+from tallystick.settings import Settings
+from tests.metering.books import DYNAMIC, MARCH, PER_UNIT, create_price, fetch, measurement, submit
+from tests.operations.conftest import CREDIT, NOW
 
 
 def failed(verdict: Verdict) -> set[str]:
@@ -109,7 +114,8 @@ DAMAGES = {
     "a prepaid wallet is overdrawn": (
         "limits_hold",
         UNLIMITED,
-        f"update ledger_accounts set debits_posted = credits_posted + 1 where customer_id = {SHOP} and code = 1 returning id",
+        "update ledger_accounts set debits_posted = credits_posted + 1"
+        f" where customer_id = {SHOP} and code = 1 returning id",
     ),
     "a prepaid wallet loses its limit and is overdrawn": (
         "limits_hold",
@@ -182,7 +188,8 @@ DAMAGES = {
     ),
     "a price is given to another customer": (
         "charges_equal_totals",
-        f"update prices set customer_id = {SHOP} where meter = 'tokens' and kind = '' returning id || ': the price is for'",
+        f"update prices set customer_id = {SHOP} where meter = 'tokens' and kind = ''"
+        " returning id || ': the price is for'",
     ),
     "a price is given to another meter": (
         "charges_equal_totals",
@@ -201,6 +208,14 @@ DAMAGES = {
     "the totals around a charge are shifted": (
         "charges_follow_arithmetic",
         f"update measurements set total_after = total_after + 730 where {A_CHARGE} {CHARGE}",
+    ),
+    "a total is not even a number": (
+        "charges_equal_totals",
+        f"update usage_totals set quantity = 'NaN' where customer_id = {LAB} returning 'F(NaN) is no number'",
+    ),
+    "a charge ends at infinity": (
+        "charges_follow_arithmetic",
+        f"update measurements set total_after = 'Infinity' where {A_CHARGE} {CHARGE}",
     ),
     "a price is deleted under a charge": (
         "charges_follow_arithmetic",
@@ -236,7 +251,8 @@ DAMAGES = {
     "a usage transfer goes to another account": (
         "posted_equals_charged",
         "update ledger_transfers as t set credit_account_id = a.id from ledger_accounts as a"
-        f" where t.{A_TRANSFER} and a.customer_id = t.customer_id and a.ledger = t.ledger and a.code = 5 returning t.id",
+        f" where t.{A_TRANSFER} and a.customer_id = t.customer_id and a.ledger = t.ledger and a.code = 5"
+        " returning t.id",
     ),
     "a charge loses its transfer": (
         "posted_equals_charged",
@@ -283,7 +299,7 @@ async def test_a_difference_is_told_with_both_figures(conn: Connection, verify: 
     verdict = await verify.run(conn)
     assert failed(verdict) == {"charges_equal_totals", "charges_follow_arithmetic", "posted_equals_charged"}
     assert detail(verdict, "charges_follow_arithmetic").endswith(
-        f"; charge {charge}: F(730) - F(0) is 1 CREDIT, found 1.25"
+        f"; charge {charge}: F(730) - F(730 - 730) is 1 CREDIT, found 1.25"
     )
     assert detail(verdict, "charges_equal_totals").endswith("F(731.5) is 1.002055 CREDIT, found charges of 1.252055")
 
@@ -365,3 +381,15 @@ async def test_a_verdict_is_told_as_json(conn: Connection, verify: Verify) -> No
         "checked": 5,
         "detail": "0 differences in 5 transfers",
     }
+
+
+async def test_usage_that_lacked_a_unit_price_holds_once_an_ordinary_price_charges_it(
+    database_url: str, verify: Verify
+) -> None:
+    async with open_service(Settings(database_pool_size=4), database_url, TestClock(NOW)) as service:
+        await create_price(service, "calls", DYNAMIC)
+        await submit(service, measurement("solo", 2, meter="calls"))
+        await create_price(service, "calls", PER_UNIT, since=MARCH)
+        assert await fetch(service, "select amount, remark from measurements") == [(4 * CREDIT, None)]
+        async with snapshot(service.pool) as conn:
+            assert (await verify.run(conn)).holds

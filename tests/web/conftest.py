@@ -1,17 +1,19 @@
-"""The real application on a database of the test's own, asked in this process, or through a real server where that matters."""
+"""The real application on a database of the test's own, asked in this process or, where it matters, through uvicorn."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from tallystick.kernel.clock import TestClock
 from tallystick.service import Service, open_service
@@ -51,18 +53,30 @@ async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's, which leaves signals to pytest and says when it is ready."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(app, port=0, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False)
+        )
+        self.ready = asyncio.Event()
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
 @pytest.fixture
 async def server(service: Service) -> AsyncIterator[str]:
-    """The URL of the service behind uvicorn on a free port of the loopback interface."""
-    config = uvicorn.Config(
-        create_app(service), port=0, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False
-    )
-    serving = uvicorn.Server(config)
+    """The URL of the service behind uvicorn, on a free port of the loopback interface."""
+    serving = _Server(create_app(service))
     task = asyncio.create_task(serving.serve())
-    while not serving.started:
-        await asyncio.sleep(0.01)
-    port = serving.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    await serving.ready.wait()
+    yield f"http://127.0.0.1:{serving.servers[0].sockets[0].getsockname()[1]}"
     serving.should_exit = True
     await task
 

@@ -116,7 +116,7 @@ NO_AMOUNTS = [
     ('"Infinity"', "must be a plain decimal number, as 99.75"),
     ('"1_000"', "must be a plain decimal number, as 99.75"),
     ('" 1"', "must be a plain decimal number, as 99.75"),
-    ('"١"', "must be a plain decimal number, as 99.75"),
+    ('"\u0661"', "must be a plain decimal number, as 99.75"),
     ('""', "must be a plain decimal number, as 99.75"),
     ("true", "must be a decimal number"),
     ("null", "must be a decimal number"),

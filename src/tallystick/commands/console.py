@@ -93,9 +93,10 @@ def show_facts(facts: dict[str, Any]) -> None:
 
 
 def progress_bar(unit: str = "") -> Progress:
-    """A progress bar on stderr, which vanishes when it is done; with the rate if the steps have a unit."""
+    """A progress bar on a terminal's stderr, which vanishes when it is done; with the rate if the steps have a unit."""
     columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
-    return Progress(*columns, *([_Rate(unit)] if unit else []), console=messages, transient=True)
+    rate = [_Rate(unit)] if unit else []
+    return Progress(*columns, *rate, console=messages, transient=True, disable=not messages.is_terminal)
 
 
 class _Rate(ProgressColumn):

@@ -1,8 +1,9 @@
 """Usage in files, cut into bodies as senders would post them: NDJSON events, or lines of the InfluxDB line protocol.
 
 CSV becomes NDJSON on the way: each row an event, each column a field of it. An event without ``id`` gets one that is
-derived from the file's name (without its folder), the number of its line and what stands there. So importing a file again,
-or a longer version of it, counts nothing twice, and two equal rows are two measurements; a renamed file is another one.
+derived from the file's name (without its folder), the number of its line and what stands there. So importing a file
+again, or a longer version of it, counts nothing twice, and two equal rows are two measurements; a renamed file is
+another one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Format(StrEnum):
         """The format that the file's name tells. Raises ``InvalidInput``."""
         known = _SUFFIXES.get(path.suffix.lower())
         if known is None:
-            raise InvalidInput(f"{path.name} does not end in one of {', '.join(_SUFFIXES)}: give --format", field="format")
+            raise InvalidInput(
+                f"{path.name} does not end in one of {', '.join(_SUFFIXES)}: give --format", field="format"
+            )
         return known
 
 
@@ -78,8 +81,8 @@ REQUIRED_COLUMNS = ("customer", "meter", "value")
 class Chunk:
     """A body, and for each of its lines the number (from 1) of the line in the file.
 
-    ``refused`` is what cannot even be put into a body; its ``index`` is the number of its line. ``position`` is how many
-    bytes of the file have been read.
+    ``refused`` is what cannot even be put into a body; its ``index`` is the number of its line. ``position`` is how
+    many bytes of the file have been read.
     """
 
     body: bytes
@@ -89,7 +92,8 @@ class Chunk:
 
 
 def read_chunks(path: Path, file_format: Format) -> Iterator[Chunk]:
-    """The chunks of a file, in its order. Raises ``InvalidInput`` for a CSV file without a proper header, ``OSError``."""
+    """The chunks of a file, in its order. Raises ``InvalidInput`` for a CSV file without a proper header,
+    ``OSError``."""
     with path.open("rb") as file:
         lines = _Lines(file)
         numbers: list[int] = []

@@ -39,7 +39,7 @@ NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a file. ``taken`` counts lines that a service took without saying which of them it knew already."""
+    """What became of a file. ``taken`` counts lines that a service took without saying whether it knew them."""
 
     file: str
     accepted: int = 0
@@ -78,12 +78,12 @@ def import_files(
 ) -> None:
     """Record usage from files.
 
-    NDJSON: an event per line, as POST /api/v1/events takes it. CSV: a header with the columns customer, meter, value, and
-    as you like id, time, kind, resource, agent, unit_price, source. Line protocol: InfluxDB's, with timestamps.
+    NDJSON: an event per line, as POST /api/v1/events takes it. CSV: a header with the columns customer, meter, value,
+    and as you like id, time, kind, resource, agent, unit_price, source. Line protocol: InfluxDB's, with timestamps.
 
-    Importing a file again changes nothing, so repeat an import that was interrupted. Lines without an id are told apart by
-    the file's name, their number and their content. Rejected lines are listed and, unless they go to another service, kept
-    in quarantine; the exit status is then 1.
+    Importing a file again changes nothing, so repeat an import that was interrupted. Lines without an id are told
+    apart by the file's name, their number and their content. Rejected lines are listed and, unless they go to another
+    service, kept in quarantine; the exit status is then 1.
     """
     formats = [(path, format or Format.of(path)) for path in files]
     tallies = asyncio.run(_import(read_settings(data_dir=data_dir), url, formats))
@@ -102,13 +102,17 @@ async def _import(settings: Settings, url: str | None, files: list[tuple[Path, F
 
 
 async def _import_file(record: Record, path: Path, file_format: Format, progress: Progress) -> Tally:
-    """One chunk after the other: counters must see their values in order, and nothing may pile up before the database."""
-    task = progress.add_task(path.name, total=path.stat().st_size)
+    """One chunk after the other: counters must see their values in order, and nothing may pile up in memory."""
+    task = progress.add_task(path.name, total=_size(path))
     tally = Tally(str(path))
     for chunk in read_chunks(path, file_format):
         await record(file_format, chunk, tally)
         progress.update(task, completed=chunk.position)
     return tally
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _show(tallies: list[Tally]) -> None:

@@ -21,7 +21,7 @@ def verify(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Prove the books: everything measured is charged once, everything charged has moved. Ends with 1 if that does not hold."""
+    """Prove the books: what was measured is charged once, what was charged has moved. Ends with 1 if that is not so."""
     settings = read_settings(data_dir=data_dir)
     if url is None:
         verdict = asyncio.run(_verify(settings, customer))
@@ -63,7 +63,7 @@ def explain(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show the trail of one charge, from the measurement through quantity, totals, price and arithmetic to the transfer."""
+    """Show the trail of one charge: measurement, quantity, totals, price, arithmetic, transfer."""
     trail = ask(read_settings(data_dir=data_dir), url, lambda api: api.get("charges", charge))
     if json:
         console.print_json(trail)

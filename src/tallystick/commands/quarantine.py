@@ -111,5 +111,5 @@ def _show(piece: dict[str, Any], *, as_json: bool) -> None:
     console.show_facts({name: piece[name] for name in names})
     for title, name in (("What came", "raw"), ("Repaired", "repaired")):
         if encoded := piece[f"{name}_base64"]:
-            text = piece[name] if piece[name] is not None else base64.b64decode(encoded)
+            text = piece[name] if piece[name] is not None else repr(base64.b64decode(encoded))
             console.say(f"\n{title}:\n{text}")

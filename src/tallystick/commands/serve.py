@@ -44,8 +44,8 @@ MAX_CONNECTIONS = 2000
 """Beyond that callers get 503."""
 
 COLLECT_AFTER_OBJECTS = 100_000
-"""Python looks for garbage in cycles after so many new containers. Each event of a batch makes some, which live until the
-batch is stored: after 700, as is usual, the search would run hundreds of times in vain. Cycles hardly occur here."""
+"""Python searches for cycles after so many new containers. The events of a batch make some each, which live until it is
+stored: after the usual 700, the search would run hundreds of times for each batch in vain. Cycles hardly occur here."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,10 +70,10 @@ def serve(
     """Run the service until it is stopped with Ctrl-C or SIGTERM."""
     settings = read_settings(dev=dev or None, host=host, port=port, data_dir=data_dir)
     configure_logging(settings.log_level)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
     with contextlib.ExitStack() as resources:
         listener = resources.enter_context(_bind(settings))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _leave)
         url = settings.database_url
         if url is None:
             url = resources.enter_context(EmbeddedPostgres.start(settings.data_dir)).url

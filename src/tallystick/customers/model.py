@@ -11,7 +11,7 @@ from tallystick.ledger.wallets import CreditPolicy
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """One customer. ``payer_id`` is who pays for it: another customer, or itself."""
+    """One customer. ``payer`` is who pays for it; without one it pays for itself."""
 
     id: UUID
     key: str

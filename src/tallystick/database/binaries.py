@@ -27,7 +27,7 @@ REACHABLE_COPIES = Path("/var/cache/tallystick")
 VERSION_TIMEOUT_SECONDS = 30
 ANOTHER_WAY = "set TALLY_DATABASE_URL to a PostgreSQL server of yours (15 or newer)."
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 class EmbeddedPostgresFailed(TallyError):
@@ -133,7 +133,7 @@ def _reachable_copy() -> Path:
     record = wheel.read_text("RECORD") or ""  # names every file with its hash
     copy = REACHABLE_COPIES / f"postgresql-{hashlib.sha256(record.encode()).hexdigest()[:16]}"
     if not copy.exists():
-        log.info("database.binaries_copied", copy=str(copy))
+        _log.info("database.binaries_copied", copy=str(copy))
         REACHABLE_COPIES.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=REACHABLE_COPIES))
         try:

@@ -37,7 +37,7 @@ RESTART_LIMIT = 5
 RESTART_PAUSE_SECONDS = 0.5
 STABLE_SECONDS = 60.0
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 class DataFolderInUse(TallyError):
@@ -80,7 +80,7 @@ class EmbeddedPostgres:
 
         Raises ``DataFolderInUse`` if another service has the folder, ``EmbeddedPostgresFailed`` if it cannot be done.
         """
-        tell = report or (lambda state: log.info("database.starting", state=state))
+        tell = report or (lambda state: _log.info("database.starting", state=state))
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             data_dir = data_dir.resolve()
@@ -155,12 +155,12 @@ class EmbeddedPostgres:
                 if self._stopping.is_set() or not self._ready.is_set():
                     return
                 deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
-                log.error("database.server_died", code=code, deaths=deaths)
+                _log.error("database.server_died", code=code, deaths=deaths)
                 if deaths > RESTART_LIMIT or self._stopping.wait(RESTART_PAUSE_SECONDS):
                     return
-                self._cluster.end_leftovers(lambda state: log.info("database.restarting", state=state))
+                self._cluster.end_leftovers(lambda state: _log.info("database.restarting", state=state))
         except (OSError, TallyError) as error:
-            log.error("database.server_lost", error=str(error))
+            _log.error("database.server_lost", error=str(error))
 
     def _spawn(self) -> bool:
         """Starts the server unless we are stopping; ``stop`` never misses a process that is just being started."""
@@ -194,10 +194,10 @@ class EmbeddedPostgres:
 
 
 def attach(data_dir: Path) -> str | None:
-    """The URL of the server that a running service keeps in ``data_dir``; None if none answers there."""
+    """The URL of the server that a running service keeps in ``data_dir``; None if none answers us there."""
     try:
         url = _url_file(data_dir).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:
         return None
     return url if pq.PGconn.ping(url.encode()) == pq.Ping.OK else None
 

@@ -24,7 +24,7 @@ from tallystick.kernel.errors import TallyError
 MIGRATIONS = Path(__file__).with_name("migrations")
 ADVISORY_LOCK = 0x7A11_9571_C4  # any number, the same in all versions
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger()
 
 
 class DatabaseNewer(TallyError):
@@ -44,7 +44,7 @@ def migrate(url: str, folder: Path = MIGRATIONS) -> list[str]:
         waiting = _pending(backend, folder)
         for migration in waiting:
             backend.apply_one(migration)
-            log.info("database.migrated", migration=migration.id)
+            _log.info("database.migrated", migration=migration.id)
         return [migration.id for migration in waiting]
 
 

@@ -21,22 +21,24 @@ _ASSETS = {(price["meter"], price["kind"]): price["asset"] for price in PRICES} 
 
 
 class Expectation:
-    """Sums of usage by customer, meter and kind."""
+    """Sums of usage by customer, meter and kind; and how many usages there were, with a price and without."""
 
     def __init__(self) -> None:
+        self.priced = 0
+        self.unpriced = 0
         self._sums: defaultdict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
         self._last: dict[tuple[str, str], Decimal] = {}
-        self.measurements = 0
-        self.unpriced = 0
 
     def add(self, usage: Usage) -> None:
-        """Takes a usage into account, once, in the order of time."""
-        self.measurements += 1
-        self.unpriced += (usage.meter, usage.kind) not in _MODELS
-        self._sums[usage.customer, usage.meter, usage.kind] += self._quantity(usage)
+        """Takes a usage into account: each once, running totals in the order of time."""
+        if (usage.meter, usage.kind) in _MODELS:
+            self.priced += 1
+            self._sums[usage.customer, usage.meter, usage.kind] += self._quantity(usage)
+        else:
+            self.unpriced += 1
 
     def _quantity(self, usage: Usage) -> Decimal:
-        """A running total counts by how much it has grown; where there is nothing before it, or it fell, by nothing."""
+        """A running total counts by how much it has grown: not at all where nothing is before it, or where it fell."""
         if usage.meter in (TOKENS, MEMORY):
             return usage.value
         series = (usage.customer, usage.meter)
@@ -47,19 +49,18 @@ class Expectation:
         """What each customer owes of each asset."""
         costs: defaultdict[tuple[str, str], Fraction] = defaultdict(Fraction)
         for (customer, meter, kind), quantity in self._sums.items():
-            if (model := _MODELS.get((meter, kind))) is not None:
-                step = CENT if (meter, kind) in _OPENSTACK else MICROUNIT
-                costs[customer, _ASSETS[meter, kind]] += round(_cost(model, Fraction(quantity)) / step) * step
+            step = CENT if (meter, kind) in _OPENSTACK else MICROUNIT
+            exact = _cost(_MODELS[meter, kind], Fraction(quantity))
+            costs[customer, _ASSETS[meter, kind]] += round(exact / step) * step  # round() goes half to even
         return dict(costs)
 
 
 def _cost(model: dict[str, Any], quantity: Fraction) -> Fraction:
-    """Before rounding. (Python's ``round`` goes half to even, as prices do.)"""
     if model["type"] == "per_unit":
         return quantity * Fraction(model["amount"]) / Fraction(model["per"])
     cost, lower = Fraction(0), Fraction(0)
     for tier in model["tiers"]:
         upper = quantity if tier["up_to"] is None else min(quantity, Fraction(tier["up_to"]))
-        cost += max(upper - lower, Fraction(0)) * Fraction(tier["amount"]) / Fraction(tier["per"])
+        cost += (upper - lower) * Fraction(tier["amount"]) / Fraction(tier["per"])
         lower = upper
     return cost

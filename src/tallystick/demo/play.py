@@ -23,7 +23,7 @@ from tallystick.demo.expectation import Expectation
 from tallystick.demo.senders import Post, cloud_events, influx_lines, json_lines
 from tallystick.demo.server import running_service
 from tallystick.demo.story import Day, Usage
-from tallystick.kernel.calendar import Month, month_before
+from tallystick.kernel.calendar import Month, month_before, parse_month
 from tallystick.kernel.clock import SystemClock
 from tallystick.kernel.money import MICROUNITS, format_amount, parse_amount
 
@@ -35,38 +35,45 @@ Amounts = dict[tuple[str, str], int]
 
 
 def demo(
+    month: Annotated[
+        str | None, typer.Option(help="The month to play, as YYYY-MM.", show_default="the last one")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Keep the books here.", file_okay=False, show_default="a temporary folder")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running until Ctrl-C.")] = False,
     json: Json = False,
 ) -> None:
-    """Show it: a month of realistic usage in; balances, a bill, an explained charge and a proof out. Ends with 0 if all of it holds."""
-    holds = asyncio.run(_demo(data_dir, keep=keep, as_json=json))
+    """Show it: a month of usage in; balances, a bill, an explained charge and a proof out. Ends with 0 if all holds."""
+    wanted = parse_month(month) if month else month_before(SystemClock().now())
+    with _folder(data_dir) as folder:
+        holds = asyncio.run(_demo(folder, wanted, keep=keep, as_json=json))
     if not holds:
         raise typer.Exit(ExitCode.NO)
 
 
-async def _demo(data_dir: Path | None, *, keep: bool, as_json: bool) -> bool:
-    with _folder(data_dir) as folder:
-        async with running_service(folder) as url, httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as http:
-            play = Play(Api(http), month_before(SystemClock().now()))
-            await play.prepare()
-            await play.send()
-            result = await play.look()
-            if as_json:
-                console.print_json({**result, "url": url if keep else None})
-            else:
-                _show(result)
-            if keep:
-                console.messages.print(f"The service runs at {url} until Ctrl-C; its books are in {folder}.", markup=False)
-                await _interrupt()
+async def _demo(folder: Path, month: Month, *, keep: bool, as_json: bool) -> bool:
+    async with contextlib.AsyncExitStack() as resources:
+        with console.messages.status("Starting the service and its database"):
+            url = await resources.enter_async_context(running_service(folder))
+        http = await resources.enter_async_context(httpx.AsyncClient(base_url=url, timeout=TIMEOUT))
+        play = Play(Api(http), month)
+        await play.prepare()
+        await play.send()
+        result = await play.look()
+        if as_json:
+            console.print_json({**result, "url": url if keep else None})
+        else:
+            _show(result)
+        if keep:
+            console.warn(f"The service runs at {url} until Ctrl-C. Its books are in {folder}.")
+            await _interrupt()
     return bool(result["holds"])
 
 
 @dataclass
 class Play:
-    """One performance."""
+    """One performance: what has been sent so far, and what must come of it."""
 
     api: Api
     month: Month
@@ -75,16 +82,17 @@ class Play:
     duplicates: int = 0
 
     async def prepare(self) -> None:
-        """Meters, prices, customers and what they are granted. What is there already, from an earlier demo, stays."""
+        """Meters, prices, customers, grants. What is there already, from an earlier demo, stays as it is."""
         for key, meter in story.METERS.items():
             await self.api.put("meters", key, json=meter)
         for price in story.PRICES:
-            await self._create("prices", {**price, "effective_from": "2020-01-01T00:00:00Z"})
+            await self._create("prices", {**price, "effective_from": "2000-01-01T00:00:00Z"})
         for customer in story.CUSTOMERS:
             await self._create("customers", customer)
         for key, asset, amount in story.GRANTS:
             grant = {"asset": asset, "amount": amount, "reason": "demo"}
-            await self.api.post("customers", key, "grants", json=grant, headers={"Idempotency-Key": f"demo {key} {asset}"})
+            once = {"Idempotency-Key": f"demo {key} {asset}"}
+            await self.api.post("customers", key, "grants", json=grant, headers=once)
 
     async def _create(self, what: str, body: dict[str, Any]) -> None:
         try:
@@ -94,25 +102,30 @@ class Play:
                 raise
 
     async def send(self) -> None:
-        """The month, day by day, all senders at once; then what comes late or cannot be read."""
+        """The month, day by day, all senders at once; then what comes late, and what cannot be read."""
         days = list(story.tell(self.month))
         with console.progress_bar("measurements") as progress:
-            task = progress.add_task(f"{self.month}", total=sum(map(len, days)))
+            task = progress.add_task("", total=sum(map(len, days)))
             for day in days:
+                progress.update(task, description=f"{day.start:%Y-%m-%d}")
                 await self._send_day(day)
-                progress.update(task, advance=len(day), description=f"{day.start:%Y-%m-%d}")
+                progress.advance(task, len(day))
         await self._post(cloud_events, [story.late_request(self.month)])
         await self.api.send("/write", story.UNREADABLE_LINES, "text/plain")
         self.sent += story.UNREADABLE_LINES.count(b"\n")
 
     async def _send_day(self, day: Day) -> None:
         await asyncio.gather(
-            self._post(influx_lines, day.counters), self._post(cloud_events, day.tokens), self._post(json_lines, day.memory)
+            self._post(influx_lines, day.counters),
+            self._post(cloud_events, day.tokens),
+            self._post(json_lines, day.memory),
         )
         if day.start.day == story.SENT_TWICE_ON:
             await self._post(cloud_events, day.tokens, again=True)
 
-    async def _post(self, write: Callable[[Iterable[Usage]], Post], usages: list[Usage], *, again: bool = False) -> None:
+    async def _post(
+        self, write: Callable[[Iterable[Usage]], Post], usages: list[Usage], *, again: bool = False
+    ) -> None:
         post = write(usages)
         answer = await self.api.send(post.path, post.body, post.content_type)
         self.sent += len(usages)
@@ -124,17 +137,16 @@ class Play:
     async def look(self) -> dict[str, Any]:
         """What there is to see now, and whether all of it is as it must be."""
         keys = [customer["key"] for customer in story.CUSTOMERS]
-        customers = [await self.api.get("customers", key) for key in keys]
         bills = {key: await self.api.get("customers", key, "bill", month=str(self.month)) for key in keys}
         lines = [line for bill in bills.values() for line in bill["lines"]]
         charged = sum(line["measurements"] for line in lines if line["price"] is not None)
         unpriced = sum(line["measurements"] for line in lines if line["price"] is None)
         expected, billed = self._expected(), _billed(bills)
         verdict = await self.api.get("verify")
-        as_expected = expected == billed and charged + unpriced == self.expectation.measurements
+        complete = (charged, unpriced) == (self.expectation.priced, self.expectation.unpriced)
         return {
             "month": str(self.month),
-            "customers": customers,
+            "customers": [await self.api.get("customers", key) for key in keys],
             "bill": bills[BILLED],
             "explanation": await self.api.get("charges", await self._dearest_charge()),
             "counts": {"sent": self.sent, "charged": charged, "duplicates": self.duplicates, "unpriced": unpriced},
@@ -142,13 +154,14 @@ class Play:
             "expected": _by_asset(expected),
             "billed": _by_asset(billed),
             "verify": verdict,
-            "holds": verdict["holds"] and as_expected,
+            "holds": verdict["holds"] and complete and expected == billed,
         }
 
     def _expected(self) -> Amounts:
         return {place: int(cost * MICROUNITS) for place, cost in self.expectation.costs().items()}
 
     async def _dearest_charge(self) -> str:
+        """Among the last thousand of the month."""
         span = {"since": self.month.start.isoformat(), "until": self.month.end.isoformat()}
         charges = (await self.api.get("customers", BILLED, "charges", limit=1000, **span))["items"]
         return str(max(charges, key=lambda charge: Decimal(charge["amount"] or 0))["id"])
@@ -156,13 +169,17 @@ class Play:
 
 def _billed(bills: dict[str, dict[str, Any]]) -> Amounts:
     return {
-        (key, total["asset"]): parse_amount(total["amount"], signed=True) for key, bill in bills.items() for total in bill["totals"]
+        (customer, total["asset"]): parse_amount(total["amount"], signed=True)
+        for customer, bill in bills.items()
+        for total in bill["totals"]
     }
 
 
 def _by_asset(amounts: Amounts) -> dict[str, str]:
-    assets = sorted({asset for _, asset in amounts})
-    return {wanted: format_amount(sum(amount for (_, asset), amount in amounts.items() if asset == wanted)) for wanted in assets}
+    sums: dict[str, int] = {}
+    for (_, asset), amount in sorted(amounts.items()):
+        sums[asset] = sums.get(asset, 0) + amount
+    return {asset: format_amount(total) for asset, total in sums.items()}
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -177,17 +194,14 @@ def _show(result: dict[str, Any]) -> None:
     console.say("Everything holds." if result["holds"] else "Something does NOT hold: see above.")
 
 
-# Where it plays
-
-
 @contextlib.contextmanager
 def _folder(data_dir: Path | None) -> Iterator[Path]:
-    if data_dir is not None:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        yield data_dir
-    else:
+    if data_dir is None:
         with tempfile.TemporaryDirectory(prefix="tallystick-demo-") as temporary:
             yield Path(temporary)
+    else:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield data_dir
 
 
 async def _interrupt() -> None:

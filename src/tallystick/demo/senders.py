@@ -23,7 +23,7 @@ class Post:
 
 
 def influx_lines(usages: Iterable[Usage]) -> Post:
-    """What InfluxDB forwards of an OpenStack exporter that Prometheus has scraped: running totals with all their labels."""
+    """What InfluxDB forwards of an OpenStack exporter that Prometheus has scraped: running totals with all labels."""
     return Post("/write?db=usage", "text/plain", "".join(map(_line, usages)).encode())
 
 

@@ -31,11 +31,12 @@ class ServiceFailed(TallyError):
 async def running_service(data_dir: Path) -> AsyncIterator[str]:
     """The URL of a service on a free loopback port with its books in ``data_dir``; stopped in the end.
 
-    It gets none of our settings, so that the demo never reaches books that are not its own; and should the demo be killed, the kernel
-    stops it. Raises ``ServiceFailed`` with the end of its log.
+    It gets none of our settings, so that the demo never reaches books that are not its own; and should the demo be
+    killed, the kernel stops it. Raises ``ServiceFailed`` with the end of its log.
     """
-    serve = [sys.executable, "-m", "tallystick.cli", "serve", "--dev", "--port", "0", "--data-dir", str(data_dir), "--json"]
-    command = launch.command(serve, uid=os.geteuid(), gid=os.getegid(), death_signal=signal.SIGTERM)
+    serve = ["serve", "--dev", "--port", "0", "--data-dir", str(data_dir), "--json"]
+    tally = [sys.executable, "-m", "tallystick.cli", *serve]
+    command = launch.command(tally, uid=os.geteuid(), gid=os.getegid(), death_signal=signal.SIGTERM)
     log = data_dir / "service.log"
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -59,8 +60,11 @@ async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
             ready = await process.stdout.readline()
         return str(json.loads(ready)["url"])
     except (TimeoutError, ValueError, KeyError):
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
-        raise ServiceFailed(f"the service did not start; its log ends with\n{tail}") from None
+        raise ServiceFailed(f"the service did not start; its log ends with\n{_tail(log)}") from None
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -1,14 +1,15 @@
 """What happens in the demo's month: who is there, what it costs, what is used, and what goes wrong.
 
-Three kinds of senders, as they are in life: an exporter in front of an OpenStack cloud, an AI product that counts tokens, and a
-platform that looks every hour at how much memory its applications hold. The same month always tells the same story.
+Three kinds of senders, as they are in life: an exporter in front of an OpenStack cloud, AI products that count
+tokens, and a platform that looks every hour at how much memory its applications hold. The same month always tells the
+same story.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -112,7 +113,11 @@ def tell(month: Month) -> Iterator[Day]:
         yield Day(
             start,
             [usage for at in _steps(start, end, QUARTER) for project in cloud for usage in project.sweep(at)],
-            [usage for customer, *habits in AI_CUSTOMERS for usage in _requests(customer, *habits, start, end)],
+            [
+                usage
+                for customer, model, per_day in AI_CUSTOMERS
+                for usage in _requests(customer, model, per_day, start, end)
+            ],
             [usage for at in _steps(start, end, HOUR) for usage in _readings(at)],
         )
         start = end
@@ -176,9 +181,8 @@ def _requests(customer: str, model: str, per_day: int, start: datetime, end: dat
         request = f"{customer}-{start:%Y%m%d}-{number:03}"
         at = start + timedelta(seconds=second)
         for part, fewest, most in (("input", 200, 4000), ("output", 50, 1500)):
-            yield Usage(
-                at, customer, TOKENS, Decimal(chance.randint(fewest, most)), f"{model}/{part}", id=f"{request}-{part}"
-            )
+            tokens = Decimal(chance.randint(fewest, most))
+            yield Usage(at, customer, TOKENS, tokens, f"{model}/{part}", id=f"{request}-{part}")
     if customer == "acme-support" and start.day >= NEW_MODEL_FROM_DAY:
         yield Usage(start + HOUR, customer, TOKENS, Decimal(1200), UNPRICED_KIND, id=f"{customer}-{start:%Y%m%d}-trial")
 

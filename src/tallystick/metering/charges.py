@@ -88,7 +88,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
-    """Microcredits left and used so far, after the charge for a measurement taken ``at``; its meter's friendly name."""
+    """Microcredits left and used so far, after the charge for a measurement taken ``at``.
+
+    ``meter_name`` is its meter's friendly name, or the key of a meter that has none.
+    """
 
     at: datetime
     left: int

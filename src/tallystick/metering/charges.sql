@@ -41,7 +41,7 @@ charged as (
     join settled as w on w.id = m.transfer_id
     where m.customer_id = :customer_id and m.amount <> 0
 )
-select c.at, c.left_after, c.used_after, mt.name
+select c.at, c.left_after, c.used_after, coalesce(nullif(mt.name, ''), mt.key)
 from charged as c
 join meters as mt on mt.key = c.meter
 where c.at >= :since::timestamptz and c.at <= :until::timestamptz

@@ -1,7 +1,7 @@
 """What intake keeps in memory so that it need not ask the database about every measurement.
 
-A ``Directory`` is valid for one version of the catalogue. Streams in it never change; who enters with a newer version starts with
-an empty one. A stream is remembered only after the transaction that created it has committed.
+A ``Directory`` is valid for one version of the catalogue. Streams in it never change; who enters with a newer version
+starts with an empty one. A stream is remembered only after the transaction that created it has committed.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class Window:
     price: Price | None
     total: TotalKey
     waiting: TotalKey
+
+    @property
+    def period(self) -> str:
+        """First day of the business month."""
+        return self.waiting[1]
 
 
 class Stream:
@@ -128,7 +133,7 @@ class Directories:
         return self._current
 
     async def create_meters(self, conn: AsyncConnection, directory: Directory, keys: Iterable[str]) -> dict[str, Meter]:
-        """The meters of these keys; unknown ones are created as sums of deltas, and are seen by others once this is committed."""
+        """The meters that exist, with those of these keys: unknown ones are created as sums of deltas."""
         unknown = sorted({key for key in keys if key not in directory.meters})
         if unknown:
             await conn.execute(_SQL.ensure_meters, {"keys": unknown, "now": self._clock.now()})
@@ -144,7 +149,8 @@ class Directories:
         customers = await self._customers.ensure(conn, (key[0] for key in keys), "postpaid")
         kinds = sorted({(key[2], key[3]) for key in keys})
         await conn.execute(
-            _SQL.ensure_kinds, {"meters": [meter for meter, _ in kinds], "keys": [kind for _, kind in kinds], "now": now}
+            _SQL.ensure_kinds,
+            {"meters": [meter for meter, _ in kinds], "keys": [kind for _, kind in kinds], "now": now},
         )
         streams = {key: Stream(key, *customers[key[0]], meters[key[2]]) for key in keys}
         await conn.execute(

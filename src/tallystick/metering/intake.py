@@ -1,7 +1,7 @@
 """The one way in: identify, sift, quantify, total, price, store, post, in one transaction.
 
-Whatever was read from whatever source, ``record`` takes it through the same steps. When the transaction commits, every measurement is
-durable, counted and, if it has a price, charged; a measurement that was known by its id already changes nothing.
+Whatever was read from whatever source, ``record`` takes it through the same steps. When the transaction commits, every
+measurement is durable, counted and, if it has a price, charged; one that was known by its id already changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import derived_id, measurement_id
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Wallets
-from tallystick.metering.directory import Directories, Directory, Stream, StreamKey, TotalKey, Window, stream_key
+from tallystick.metering.directory import (
+    Directories,
+    Directory,
+    Stream,
+    StreamKey,
+    TotalKey,
+    Window,
+    stream_key,
+)
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
@@ -87,7 +95,10 @@ class Intake:
     async def _identify(
         self, conn: AsyncConnection, directory: Directory, batches: list[Batch], unreadable: list[list[Unreadable]]
     ) -> dict[StreamKey, Stream]:
-        """Streams that the directory does not know yet, created; usage of a meter that may not be created becomes unreadable."""
+        """Streams that the directory does not know yet, created.
+
+        Usage of an unknown meter that may not be created becomes unreadable.
+        """
         known = directory.streams
         missing = {
             key: batch.creates_meters
@@ -97,7 +108,8 @@ class Intake:
         }
         if not missing:
             return {}
-        meters = await self._directories.create_meters(conn, directory, (key[2] for key, creates in missing.items() if creates))
+        wanted = (key[2] for key, creates in missing.items() if creates)
+        meters = await self._directories.create_meters(conn, directory, wanted)
         for batch, pieces in zip(batches, unreadable, strict=True):
             if not batch.creates_meters:
                 pieces.extend(
@@ -130,8 +142,9 @@ class Intake:
     async def _sift(self, conn: AsyncConnection, sent: list[Entry]) -> list[Entry]:
         """Those entries that are not known by id, neither from the store nor from earlier in these batches.
 
-        Meters with a state are folded over one batch at a time per customer, so their customers are locked first: an id that another
-        transaction is recording is then seen here. For other meters the primary key is the guard: the loser runs again.
+        Meters with a state are folded over one batch at a time per customer, so their customers are locked first: an id
+        that another transaction is recording is then seen here. For other meters the primary key is the guard: the
+        loser runs again.
         """
         first = {(entry.stream.customer, entry.id): entry for entry in reversed(sent)}
         entries = list(first.values())
@@ -153,12 +166,7 @@ class Intake:
 
     async def _quantify(self, conn: AsyncConnection, fresh: list[Entry]) -> None:
         """Sets quantity and remark of entries whose meter has a state; for all others the quantity is the value."""
-        scoped = [
-            (entry.stream.customer, scope_of(entry.stream.meter, entry.stream.kind, entry.stream.resource, entry.window.waiting[1],
-                                             entry.measurement.value), entry)
-            for entry in fresh
-            if entry.stream.meter.has_state
-        ]
+        scoped = [(entry.stream.customer, _scope(entry), entry) for entry in fresh if entry.stream.meter.has_state]
         if not scoped:
             return
         scoped.sort(key=lambda item: (item[0], item[1], item[2].measurement.at))
@@ -189,7 +197,10 @@ class Intake:
         return {(customer, scope): State(value, at) for customer, scope, value, at in await cursor.fetchall()}
 
     async def _total(self, conn: AsyncConnection, fresh: list[Entry]) -> list[tuple[Decimal, list[Entry]]]:
-        """Raises the totals, and gives for each of them what it was before, with the entries that were added to it in order."""
+        """Raises the totals; gives for each what it was before, with the entries that were added to it in order.
+
+        Every transaction raises totals in the same order, so none waits for another in a circle.
+        """
         groups: dict[TotalKey, list[Entry]] = {}
         for entry in fresh:
             entry.total = _total_of(entry)
@@ -200,7 +211,7 @@ class Intake:
         sums = {total: _sum(group) for total, group in groups.items()}
         if not groups:
             return []
-        keys = sorted(groups)  # every transaction raises totals in the same order, so none waits for another in a circle
+        keys = sorted(groups)
         cursor = await conn.execute(
             _SQL.raise_totals,
             {
@@ -244,11 +255,16 @@ def _sum(group: list[Entry]) -> Decimal:
     return total
 
 
+def _scope(entry: Entry) -> UUID:
+    stream, window = entry.stream, entry.window
+    return scope_of(stream.meter, stream.kind, stream.resource, window.period, entry.measurement.value)
+
+
 def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:
     """Charges each entry ``F(after) - F(before)`` of the total it was added to."""
     add = EXACT.add
-    for quantity, group in totals:
-        first = group[0]
+    for before_all, group in totals:
+        quantity, first = before_all, group[0]
         if first.total == first.window.waiting or first.window.price is None:
             continue
         function = first.window.price.function
@@ -260,7 +276,7 @@ def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:
 
 
 def _movements(fresh: list[Entry]) -> list[Movement]:
-    """One movement per payer and asset, named by the first measurement it charges: no measurement is ever charged by two."""
+    """One movement per payer and asset, named by the first measurement it charges: none is ever charged by two."""
     groups: dict[tuple[int, int], list[Entry]] = {}
     for entry in fresh:
         if entry.amount and entry.window.price is not None:
@@ -272,7 +288,8 @@ def _movements(fresh: list[Entry]) -> list[Movement]:
         movement_text = movement_id.hex
         for entry in group:
             entry.movement = movement_text
-        movements.append(Movement(movement_id, group[0].stream.payer, ledger, sum(entry.amount or 0 for entry in group)))
+        amount = sum(entry.amount or 0 for entry in group)
+        movements.append(Movement(movement_id, group[0].stream.payer, ledger, amount))
     return movements
 
 
@@ -329,7 +346,10 @@ def _receipts(
             accepted=accepted,
             duplicates=received - accepted,
             unpriced=unpriced,
-            rejected=[Rejection(piece.index, piece.code, piece.detail) for piece in sorted(pieces, key=lambda piece: piece.index)],
+            rejected=[
+                Rejection(piece.index, piece.code, piece.detail)
+                for piece in sorted(pieces, key=lambda piece: piece.index)
+            ],
         )
         for (received, accepted, unpriced), pieces in zip(counts, unreadable, strict=True)
     ]

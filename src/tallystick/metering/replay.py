@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -106,8 +107,12 @@ def _read_events(piece: Quarantined) -> Batch:
     return cloud_events.read(piece.current, "application/json", piece.received_at)
 
 
-def _read_lines(piece: Quarantined) -> Batch:
-    batch = line_protocol.read(piece.current, piece.received_at)
+def _read_cloud_events(piece: Quarantined) -> Batch:
+    return cloud_events.read(piece.current, "application/cloudevents+json", piece.received_at)
+
+
+def _read_lines(piece: Quarantined, *, precision: str) -> Batch:
+    batch = line_protocol.read(piece.current, piece.received_at, precision=precision)
     return msgspec.structs.replace(batch, creates_meters=False)
 
 
@@ -117,7 +122,11 @@ def _read_measurement(piece: Quarantined) -> Batch:
 
 _READERS: dict[str, Callable[[Quarantined], Batch]] = {
     cloud_events.SOURCE: _read_events,
-    line_protocol.SOURCE: _read_lines,
+    cloud_events.STRICT_SOURCE: _read_cloud_events,
+    **{
+        line_protocol.reader(precision) or line_protocol.SOURCE: partial(_read_lines, precision=precision)
+        for precision in line_protocol.NANOSECONDS
+    },
     MEASUREMENT: _read_measurement,
 }
 

@@ -16,9 +16,9 @@ QUIET_LIBRARIES = ("httpcore", "httpx", "psycopg", "uvicorn.error", "yoyo")
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     """Sends logs of ``level`` (``INFO``, ``WARNING`` ...) and above to ``stream``, which is stderr unless given.
 
-    Calling it again changes both. Everything passes through the standard library's ``logging``, so levels can be changed
-    while the service runs. A traceback is logged without what customers sent: neither the values of variables, nor what
-    follows the first line of an error, where PostgreSQL quotes rows.
+    Calling it again changes both. Everything passes through the standard library's ``logging``, so levels can be
+    changed while the service runs. A traceback is logged without what customers sent: neither the values of
+    variables, nor what follows the first line of an error, where PostgreSQL quotes rows.
     """
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -25,6 +25,7 @@ from tallystick.kernel.text import check_key
 from tallystick.ledger.contract import AccountFlags
 from tallystick.ledger.wallets import AccountCode, TransferCode
 from tallystick.metering.charges import ChargeId
+from tallystick.pricing.functions import PriceFunction
 from tallystick.pricing.model import Price
 from tallystick.pricing.service import Pricing
 
@@ -239,12 +240,9 @@ class _Proof:
         price = self._prices.get(total.price_id)
         if price is None:
             findings.differ(f"{total}: there is no such price")
-        elif (price.meter, price.kind) != (total.meter, total.kind) or price.customer_id not in (
-            None,
-            total.customer_id,
-        ):
+        elif not _is_for(price, total):
             findings.differ(f"{total}: the price is for other usage")
-        elif total.sum_of_amounts != (due := price.function(quantity)):
+        elif total.sum_of_amounts != (due := _cost(price.function, quantity, quantity)):
             findings.differ(
                 f"{total}: F({format_quantity(quantity)}) is {_money(due)} {price.asset}, "
                 f"found charges of {_money(total.sum_of_amounts)}"
@@ -256,13 +254,12 @@ class _Proof:
         for total in self._unlinked:
             findings.lines.append(await self._name_unlinked(total))
         functions = {str(price.id): price.function for price in self._prices.values()}
-        subtract = EXACT.subtract
         wrong: list[TupleRow] = []
         async for rows in self._rows("charges", _SQL.charges):
             for row in rows:
                 price_id, quantity, after, amount = row
                 function = functions.get(price_id)
-                if function is None or function(after) - function(subtract(after, quantity)) != amount:
+                if function is None or _cost(function, after, quantity) != amount:
                     findings.differences += 1
                     if len(wrong) < NAMED_DIFFERENCES:
                         wrong.append(row)
@@ -294,12 +291,24 @@ class _Proof:
         charge, price = ChargeId(*row), self._prices.get(UUID(price_id))
         if price is None:
             return f"charge {charge}: there is no price {price_id}"
-        before = EXACT.subtract(after, quantity)
-        expected = price.function(after) - price.function(before)
+        expected = _cost(price.function, after, quantity)
         return (
-            f"charge {charge}: F({format_quantity(after)}) - F({format_quantity(before)}) "
+            f"charge {charge}: F({format_quantity(after)}) - F({format_quantity(after)} - {format_quantity(quantity)}) "
             f"is {_money(expected)} {price.asset}, found {_money(amount)}"
         )
+
+
+def _cost(function: PriceFunction, after: Decimal, quantity: Decimal) -> int | None:
+    """What raising a total by ``quantity`` to ``after`` costs; ``None`` where damage left no finite numbers."""
+    try:
+        return function(after) - function(EXACT.subtract(after, quantity))
+    except (ArithmeticError, ValueError):
+        return None
+
+
+def _is_for(price: Price, total: _Total) -> bool:
+    is_for_customer = price.customer_id in (None, total.customer_id)
+    return is_for_customer and (price.meter, price.kind) == (total.meter, total.kind)
 
 
 def _compare_sums(total: _Total, findings: _Findings) -> None:
@@ -325,9 +334,9 @@ async def _scope(conn: Connection, customer_key: str | None) -> dict[str, list[U
     return {"books": row[0], "metered": row[1]}
 
 
-def _money(microunits: Decimal | int) -> str:
+def _money(microunits: Decimal | int | None) -> str:
     """As ``format_amount``, of figures that may be anything: they are under suspicion."""
-    return format_quantity(EXACT.scaleb(Decimal(microunits), -6))
+    return "no number" if microunits is None else format_quantity(EXACT.scaleb(Decimal(microunits), -6))
 
 
 def _tell_nobody(name: str, done: int, of: int) -> None:

@@ -56,8 +56,7 @@ def create_app(service: Service) -> FastAPI:
             (TallyError, HTTPException, RequestValidationError, psycopg.OperationalError, psycopg.InterfaceError),
             answer,
         ),
-        docs_url=None,  # its page takes its scripts from a foreign host; ``docs`` has ours
-        redoc_url=None,
+        openapi_url=None,  # FastAPI's page takes its scripts from a foreign host; ``docs`` has ours
         redirect_slashes=False,
     )
     app.state.service = service

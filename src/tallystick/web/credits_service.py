@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse
 from tallystick.service import Service
 from tallystick.web.body import MalformedBody, exact_json, is_json, read_body
 from tallystick.web.routes import LeanRoute
-from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, Key, Remark, idempotency_key
+from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, JsonNumber, Key, Remark, idempotency_key
 
 LEDGER = 1
 """The ledger number of CREDIT."""
@@ -28,7 +28,6 @@ LEDGER = 1
 router = APIRouter(prefix="/api/v1", tags=["Credits service"], route_class=LeanRoute)
 
 _Credits = Annotated[Decimal, EXACT_NUMBER, Field(decimal_places=6, le=MAX_AMOUNT // MICROUNITS)]
-_Number = Annotated[Decimal, WithJsonSchema({"type": "number"})]
 
 
 class User(BaseModel):
@@ -50,24 +49,24 @@ class Charge(TopUp):
 class Account(BaseModel):
     account_id: int
     user_id: str
-    balance: _Number
+    balance: JsonNumber
 
 
 class Balance(BaseModel):
     user_id: str
-    balance: _Number
+    balance: JsonNumber
 
 
 class ToppedUp(BaseModel):
     user_id: str
-    amount_added: _Number
-    new_balance: _Number
+    amount_added: JsonNumber
+    new_balance: JsonNumber
 
 
 class Billed(BaseModel):
     user_id: str
-    amount_billed: _Number
-    new_balance: _Number
+    amount_billed: JsonNumber
+    new_balance: JsonNumber
 
 
 class Detail(BaseModel):

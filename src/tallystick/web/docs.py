@@ -1,15 +1,21 @@
-"""The page of the routes: Swagger UI over ``/openapi.json``. All its files come from here, none from a foreign host."""
+"""The description of the routes, and its page: Swagger UI, whose files all come from here, none from a foreign host."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
-from fastapi import APIRouter
+import msgspec
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from tallystick.access.keys import Demand
+from tallystick.settings import Settings
+from tallystick.web.edge import demand_of
 from tallystick.web.routes import LeanRoute
 
 PACKAGE = "fastapi_offline"
@@ -50,7 +56,34 @@ START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLink
 
 _TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
 
+PROBLEM: dict[str, Any] = {
+    "title": "Problem",
+    "description": "RFC 9457",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "one sentence that names the field and the rule"},
+        "code": {"type": "string", "description": "stable, for programs"},
+        "field": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"field": {"type": "string"}, "detail": {"type": "string"}}},
+        },
+    },
+}
+
 router = APIRouter(route_class=LeanRoute, include_in_schema=False)
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    state = request.app.state
+    if not hasattr(state, "openapi"):  # it takes a moment, which starting the service need not wait for
+        state.openapi = msgspec.json.encode(describe(request.app, state.service.settings))
+    return Response(state.openapi, media_type="application/json")
 
 
 @router.get("/docs")
@@ -75,3 +108,15 @@ async def asset(request: Request) -> Response:
 @cache
 def _content(name: str) -> bytes:
     return START.encode() if name == "start.js" else files(PACKAGE).joinpath("static", name).read_bytes()
+
+
+def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """The OpenAPI document of the routes; which of them ask for a key depends on the settings."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document["components"]["schemas"]["Problem"] = PROBLEM
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if demand_of(settings, method.upper(), path) is not Demand.NOTHING:
+                operation["security"] = [{"key": []}]
+    return document

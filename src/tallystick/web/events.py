@@ -14,6 +14,7 @@ from tallystick.metering.model import Receipt
 from tallystick.metering.sources import cloud_events
 from tallystick.service import Service
 from tallystick.web.body import read_body
+from tallystick.web.native import refusals
 from tallystick.web.problems import Refusal, Surface, say
 from tallystick.web.routes import LeanRoute
 
@@ -68,7 +69,9 @@ _BODY = {
 }
 
 
-@router.post("/events", response_model=Recorded, openapi_extra={"requestBody": _BODY})
+@router.post(
+    "/events", response_model=Recorded, responses=refusals(400, 415, 429), openapi_extra={"requestBody": _BODY}
+)
 async def post_events(request: Request) -> Response:
     """Records usage events. Once this answers, they are durable and charged; sending them again changes nothing.
 

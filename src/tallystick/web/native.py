@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
@@ -13,6 +14,9 @@ from starlette.requests import Request
 
 from tallystick.kernel.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tallystick.service import Service
+from tallystick.web.problems import PROBLEM_JSON
+
+_ALWAYS = (401, 403, 413, 422, 503)
 
 
 class Asked(BaseModel):
@@ -40,21 +44,10 @@ class Listing(Shown, Generic[Item]):
     next: str | None
 
 
-class Problem(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    field: str | None = None
-
-
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about the refusals of a route."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "Refused", "content": content} for status in (*statuses, 422)}
+    """What OpenAPI says about the refusals of a route; ``docs`` adds the shape of a problem."""
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in (*statuses, *_ALWAYS)}
 
 
 def _service(request: Request) -> Service:

@@ -33,7 +33,7 @@ from tallystick.web.native import (
 from tallystick.web.routes import ExactRoute
 from tallystick.web.values import IDEMPOTENCY_KEY, Instant, Key, Microunits, Remark, Text, idempotency_key
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute)
+router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute, responses=refusals())
 
 
 class CustomerAsked(Asked):

@@ -18,7 +18,7 @@ from tallystick.web.values import Key
 
 HEALTH_TIMEOUT_SECONDS = 2
 
-router = APIRouter(prefix="/api/v1", route_class=ExactRoute, tags=["Operations"])
+router = APIRouter(prefix="/api/v1", tags=["Operations"], route_class=ExactRoute, responses=refusals())
 
 
 class Health(Shown):

@@ -17,7 +17,7 @@ from tallystick.web.body import read_body
 from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, Limit, Listing, Serving, Shown, refusals, transaction
 from tallystick.web.routes import ExactRoute
 
-router = APIRouter(prefix="/api/v1/quarantine", route_class=ExactRoute, tags=["Quarantine"])
+router = APIRouter(prefix="/api/v1/quarantine", tags=["Quarantine"], route_class=ExactRoute, responses=refusals())
 
 
 class PieceShown(Shown):

@@ -27,6 +27,7 @@ from tallystick.pricing.functions import price_function
 from tallystick.service import Service
 from tallystick.web.body import exact_json, read_body
 from tallystick.web.routes import LeanRoute
+from tallystick.web.values import JsonNumber
 
 LEDGER = 1
 """The ledger number of CREDIT."""
@@ -63,7 +64,7 @@ _LINES = {
 }
 
 
-@router.post("/write", status_code=202, response_class=PlainTextResponse, openapi_extra=_LINES)
+@router.post("/write", status_code=202, response_class=Response, openapi_extra=_LINES)
 async def write(request: Request) -> Response:
     """Records lines of the InfluxDB line protocol.
 
@@ -109,7 +110,7 @@ class History(BaseModel):
     """Columns for a chart: the first element of each is its name."""
 
     timestamps: list[str]
-    credits: list[str | Decimal]
+    credits: list[str | JsonNumber]
     metrics: list[str]
 
 
@@ -218,7 +219,7 @@ _AMOUNTS = {
 }
 
 
-@router.post("/api/costs_per_hour", response_model=Decimal, openapi_extra=_AMOUNTS)
+@router.post("/api/costs_per_hour", response_model=JsonNumber, openapi_extra=_AMOUNTS)
 async def costs_per_hour(request: Request) -> Response:
     """What resources cost in an hour at today's general prices: the sum of the costs, each rounded by itself."""
     service: Service = request.app.state.service

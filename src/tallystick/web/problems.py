@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from tallystick.access.keys import MissingKey
 from tallystick.kernel.errors import Overloaded, TallyError, Unavailable
@@ -114,7 +115,17 @@ def say(surface: Surface, refusal: Refusal) -> Response:
 
 async def answer(request: Request, error: Exception) -> Response:
     """The handler of every exception that a route may raise."""
-    return say(surface_of(request.scope["path"]), refusal_of(error))
+    response = say(surface_of(request.scope["path"]), refusal_of(error))
+    if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = _allowed(request)
+    return response
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes with this path; the exception knows those of one of them."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for methods in matching for method in methods}))
 
 
 def _json(body: object, status: int, headers: dict[str, str], media_type: str) -> Response:

@@ -106,5 +106,8 @@ NUMBER_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "number"
 EXACT_NUMBER = _checked(_number)
 """Lets JSON numbers through, and strings that are plain decimal numbers."""
 
+JsonNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
+"""In answers: a JSON number that shows the exact digits."""
+
 Microunits = Annotated[int, _checked(_microunits), WithJsonSchema(NUMBER_SCHEMA)]
 """An amount that is not negative, as a decimal string or a JSON number; microunits once it is read."""

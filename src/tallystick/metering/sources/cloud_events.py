@@ -25,15 +25,19 @@ from msgspec import Meta
 from tallystick.kernel.errors import InvalidInput, TooLarge
 from tallystick.kernel.text import MAX_TEXT_CHARACTERS, check_key, check_text
 from tallystick.metering.model import Batch, Measurement, Unreadable
-from tallystick.metering.sources.values import MAX_INTEGER_DIGITS, InvalidValue, Refused, parse_value
+from tallystick.metering.sources.values import EARLIEST, LATEST, MAX_INTEGER_DIGITS, InvalidValue, Refused, parse_value
 
 SOURCE = "events"
+
+STRICT_SOURCE = "events;cloudevents"
+"""The reader of pieces that came as CloudEvents: what those require, a mended piece must have too."""
 
 MAX_EVENTS = 50_000
 """Events in one body."""
 
-MAX_COMMAS_PER_EVENT = 32
-"""A body with more commas than this for each of ``max_events`` is refused unread: its values could fill the memory."""
+MAX_COMMAS = 2_000_000
+"""A body with more commas is refused unread: to hold its values takes up to thirty times its length of memory. Events
+have one comma for every 20 to 30 bytes, so that no body of real ones within the body limit comes near."""
 
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -94,14 +98,15 @@ def read(body: bytes, content_type: str, received_at: datetime, *, max_events: i
     A ``charset`` is ignored: JSON is UTF-8. An event that cannot be read becomes an ``Unreadable``, and so does a whole
     body that is not JSON.
 
-    Raises ``TooLarge`` if there are more than ``max_events`` events or the body is nested too deeply to be decoded.
+    Raises ``TooLarge`` if there are more than ``max_events`` events, or if the body is nested too deeply or holds too
+    many values to be decoded.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     strict = media_type in _CLOUD_EVENTS_TYPES
     lines = media_type in _LINES_TYPES
     received_at = received_at.astimezone(UTC)
-    if body.count(b",") > MAX_COMMAS_PER_EVENT * max_events:
-        raise _too_many(max_events)
+    if body.count(b",") > MAX_COMMAS:
+        raise TooLarge(f"the body must hold at most {MAX_COMMAS} commas")
 
     # NUL is the one text that msgspec passes and PostgreSQL cannot keep, and this is the only way to spell it in JSON.
     trusted = _NUL_ESCAPE not in body
@@ -112,7 +117,7 @@ def read(body: bytes, content_type: str, received_at: datetime, *, max_events: i
     try:
         items = _split(body.removeprefix(_BYTE_ORDER_MARK), lines, max_events)
     except Refused as refusal:
-        return Batch(SOURCE, [], [], [Unreadable(0, body, refusal.code, refusal.detail)])
+        return Batch(SOURCE, [], [], [_unreadable(0, body, refusal, strict)])
     return _read_each(items, trusted, strict, received_at)
 
 
@@ -135,11 +140,15 @@ def _read_each(items: Iterable[tuple[int, bytes]], trusted: bool, strict: bool, 
         try:
             measurement = _read_event(raw, decode, strict, received_at)
         except InvalidInput as refusal:
-            batch.unreadable.append(Unreadable(index, raw, refusal.code, refusal.detail))
+            batch.unreadable.append(_unreadable(index, raw, refusal, strict))
         else:
             batch.measurements.append(measurement)
             batch.indexes.append(index)
     return batch
+
+
+def _unreadable(index: int, raw: bytes, refusal: InvalidInput, strict: bool) -> Unreadable:
+    return Unreadable(index, raw, refusal.code, refusal.detail, STRICT_SOURCE if strict else None)
 
 
 def read_binary(headers: Mapping[str, str], body: bytes, received_at: datetime) -> Batch:
@@ -258,6 +267,8 @@ def _measurement(event: _Event, received_at: datetime) -> Measurement:
     value = data.value
     price = data.unit_price
     at = event.time or received_at
+    if not EARLIEST <= at < LATEST:
+        raise ValueError
     return Measurement(
         f"events:{source}",
         event.id,
@@ -357,10 +368,15 @@ def _time(event: dict[str, Any], received_at: datetime) -> datetime:
     try:
         if type(text) is not str:
             raise ValueError
-        return msgspec.convert(text, _Instant).astimezone(UTC)
+        at = msgspec.convert(text, _Instant)
+        if not EARLIEST <= at < LATEST:
+            raise ValueError
+        return at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise Refused(
-            "invalid_time", "time must be an RFC 3339 instant with a zone, as 2026-01-31T23:59:59Z", field="time"
+            "invalid_time",
+            "time must be an RFC 3339 instant with a zone, as 2026-01-31T23:59:59Z, between the years 2 and 9997",
+            field="time",
         ) from None
 
 

@@ -16,14 +16,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
 
 import msgspec
 
 from tallystick.kernel.errors import InvalidInput, TooLarge
 from tallystick.kernel.text import TextNotStorable, check_key, check_text, is_unicode
 from tallystick.metering.model import Batch, Measurement, Unreadable
-from tallystick.metering.sources.values import Refused, parse_value
+from tallystick.metering.sources.values import EARLIEST, LATEST, Refused, parse_value
 
 SOURCE = "line-protocol"
 
@@ -106,7 +105,7 @@ class LineMapping(msgspec.Struct, frozen=True, cache_hash=True):
 _DEFAULT_MAPPING = LineMapping()
 
 
-class _Series(NamedTuple):
+class _Series(msgspec.Struct, frozen=True, gc=False):
     """What measurement and tags say, and their one canonical writing."""
 
     text: str
@@ -115,12 +114,6 @@ class _Series(NamedTuple):
     kind: str
     resource: str
     agent: str
-
-
-class _Point(NamedTuple):
-    series: _Series
-    value: str
-    timestamp: str
 
 
 def read(
@@ -152,10 +145,10 @@ def read(
             continue
         try:
             _check_line(line)
-            point = _read_line(line, mapping)
-            value = _number(point.value, mapping.field)
-            at_ns = _nanoseconds(point.timestamp, unit) if point.timestamp else received_ns
-            measurement = _measurement(point.series, at_ns, value)
+            series, number, timestamp = _read_line(line, mapping)
+            value = _number(number, mapping.field)
+            at_ns = _nanoseconds(timestamp, unit) if timestamp else received_ns
+            measurement = _measurement(series, at_ns, value)
         except InvalidInput as refusal:
             raw = record.encode(errors="surrogateescape")
             unreadable = Unreadable(index, raw, refusal.code, refusal.detail, reader(precision))
@@ -206,8 +199,11 @@ def _check_line(line: str) -> None:
         raise TextNotStorable("a line must be UTF-8")
 
 
-def _read_line(line: str, mapping: LineMapping) -> _Point:
-    """The point in ``line``. Raises ``InvalidInput`` where the line leaves the grammar, or if it lacks a part."""
+def _read_line(line: str, mapping: LineMapping) -> tuple[_Series, str, str]:
+    """The series in ``line``, its value as it is written, and its timestamp or nothing.
+
+    Raises ``InvalidInput`` where the line leaves the grammar, or if it lacks a part.
+    """
     key = line.partition(" ")[0]
     end = len(key)
     series = _known_series(key, mapping) if end <= MAX_NATURAL_KEY_CHARACTERS else None
@@ -219,7 +215,7 @@ def _read_line(line: str, mapping: LineMapping) -> _Point:
     value, _, timestamp = rest.partition(" ")
     if field != mapping.field or not value or "," in value or "=" in value or '"' in value:
         value, timestamp = _parse_fields(line, end, mapping.field)
-    return _Point(series, value, timestamp.strip(_BLANKS))
+    return series, value, timestamp.strip(_BLANKS)
 
 
 @lru_cache(MAX_KNOWN_SERIES)
@@ -343,15 +339,18 @@ def _sender_id(series: str, at_ns: int) -> str:
 
 def _nanoseconds(timestamp: str, unit: int) -> int:
     if not _TIMESTAMP.fullmatch(timestamp):
-        raise Refused("invalid_time", "the timestamp must be an integer between the years 1 and 9999", field="time")
+        raise Refused("invalid_time", "the timestamp must be an integer between the years 2 and 9997", field="time")
     return int(timestamp) * unit
 
 
 def _instant(at_ns: int) -> datetime:
     try:
-        return _EPOCH + timedelta(microseconds=at_ns // 1000)
+        at = _EPOCH + timedelta(microseconds=at_ns // 1000)
+        if EARLIEST <= at < LATEST:
+            return at
     except OverflowError:
-        raise Refused("invalid_time", "the timestamp must lie between the years 1 and 9999", field="time") from None
+        pass
+    raise Refused("invalid_time", "the timestamp must lie between the years 2 and 9997", field="time")
 
 
 def _number(text: str, field: str) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 from tallystick.kernel.errors import InvalidInput
@@ -15,6 +16,10 @@ MAX_DECIMAL_PLACES = 30
 
 MAX_NUMBER_CHARACTERS = 100
 """Longest spelling of a number that is looked at; leaves room for a sign, an exponent and superfluous zeros."""
+
+EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
+LATEST = datetime(9998, 1, 1, tzinfo=UTC)
+"""Instants from ``EARLIEST`` until before ``LATEST`` are taken: each has a whole business month in any zone."""
 
 _ZERO = Decimal(0)
 _PLAIN = re.compile(rf"-?[0-9]{{1,{MAX_INTEGER_DIGITS}}}(?:\.[0-9]{{1,{MAX_DECIMAL_PLACES}}})?")

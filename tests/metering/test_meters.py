@@ -1,0 +1,101 @@
+"""Meters: created, changed until they are in use, and followed by every process at once."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
+from tallystick.kernel.text import TextEmpty, TextNotStorable, TextTooLong
+from tallystick.metering.model import Meter
+from tallystick.service import Service
+from tests.metering.books import batch, fetch, measurement, put_meter, quantity, submit
+from tests.metering.conftest import StartService
+
+PEAK = Meter("peak", "gauge", "max", unit="GiB", name="memory", description="highest of the month")
+
+
+async def test_a_meter_is_what_was_put_last(service: Service) -> None:
+    assert await put_meter(service, PEAK) == PEAK
+    changed = msgspec.structs.replace(PEAK, aggregation="latest", unit="MiB", name="ram", description="")
+    await put_meter(service, changed)
+    async with service.pool.connection() as conn:
+        assert await service.meters.get(conn, "peak") == changed
+        assert await service.meters.find(conn, "no such meter") is None
+        with pytest.raises(NotFound, match="'no such meter'"):
+            await service.meters.get(conn, "no such meter")
+
+
+@pytest.mark.parametrize(
+    ("meter", "error", "field"),
+    [
+        (Meter(""), TextEmpty, "key"),
+        (Meter("k" * 257), TextTooLong, "key"),
+        (Meter("k\0"), TextNotStorable, "key"),
+        (Meter("k", unit="u" * 257), TextTooLong, "unit"),
+        (Meter("k", name="\ud800"), TextNotStorable, "name"),
+        (Meter("k", description="d" * 257), TextTooLong, "description"),
+        (Meter("k", "counter", "max"), InvalidInput, "aggregation"),
+    ],
+)
+async def test_a_meter_that_breaks_a_rule_is_refused(
+    service: Service, meter: Meter, error: type[InvalidInput], field: str
+) -> None:
+    with pytest.raises(error) as refused:
+        await put_meter(service, meter)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("change", [{"kind": "counter"}, {"aggregation": "max"}, {"on_drop": "from_zero"}])
+async def test_how_a_meter_counts_is_fixed_once_it_has_measurements(service: Service, change: dict[str, str]) -> None:
+    await submit(service, measurement(meter="m"))
+    with pytest.raises(Conflict) as refused:
+        await put_meter(service, msgspec.structs.replace(Meter("m"), **change))
+    assert refused.value.field == "kind"
+    described = Meter("m", unit="h", name="hours", description="may change at any time")
+    assert await put_meter(service, described) == described
+
+
+async def test_what_waits_in_quarantine_does_not_fix_a_meter(service: Service) -> None:
+    lines = [measurement(meter="m", source="line-protocol")]
+    await service.intake.submit(batch(lines, creates_meters=False))
+    assert await put_meter(service, Meter("m")) == Meter("m")
+    assert await put_meter(service, Meter("m", "counter")) == Meter("m", "counter")
+
+
+async def test_every_process_counts_by_a_new_meter_at_once(service: Service, start_service: StartService) -> None:
+    other = await start_service()
+    for process in (service, other):  # both know their customers and streams
+        await submit(process, measurement(meter="known"))
+    await put_meter(other, PEAK)
+    for process, value in ((service, 5), (other, 3), (service, 7)):
+        await submit(process, measurement("bob", value, meter="peak"))
+    assert await quantity(service, "bob") == 7
+
+
+async def test_a_meter_that_usage_creates_in_one_process_is_known_to_the_other(
+    service: Service, start_service: StartService
+) -> None:
+    other = await start_service()
+    await submit(service, measurement(meter="new"))
+    receipt = await other.intake.submit(batch([measurement(meter="new")], creates_meters=False))
+    assert (receipt.accepted, receipt.rejected) == (1, [])
+
+
+async def test_pages_are_in_the_order_of_keys_and_leave_nothing_out(service: Service) -> None:
+    keys = sorted(["a", "B", "b", "\u00e4", "z" * 256, " x"])
+    for key in keys:
+        await put_meter(service, Meter(key))
+    seen: list[str] = []
+    cursor = None
+    async with service.pool.connection() as conn:
+        while True:
+            page = await service.meters.page(conn, cursor, 3)
+            assert 1 <= len(page.items) <= 3
+            seen += [meter.key for meter in page.items]
+            if (cursor := page.next) is None:
+                break
+        with pytest.raises(InvalidInput):
+            await service.meters.page(conn, "no cursor", 3)
+    assert sorted(seen) == sorted([*keys, "project_mb_usage", "project_vcpu_usage"])
+    assert seen == [key for (key,) in await fetch(service, "select key from meters order by key")]

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import ValidationError
+
+from tallystick.settings import Settings, default_data_dir
+
+OTHER_NAMES = {
+    "PORT": ("port", "9000", 9000),
+    "LOG_LEVEL": ("log_level", "debug", "DEBUG"),
+    "API_KEYS": ("api_keys", "a,b", "a,b"),
+    "ADMIN_API_KEYS": ("admin_api_keys", "a,b", "a,b"),
+    "CORS_ALLOWED_ORIGINS": ("cors_allowed_origins", "https://a.example", "https://a.example"),
+    "OS_CREDITS_PRECISION": ("os_credits_precision", "3", 3),
+    "VCPU_CREDIT_PER_HOUR": ("vcpu_credit_per_hour", "1.50", Decimal("1.5")),
+    "RAM_CREDIT_PER_HOUR": ("ram_credit_per_hour", "0.3", Decimal("0.3")),
+    "OS_CREDITS_PROJECT_WHITELIST": ("project_whitelist", "a;b", "a;b"),
+}
+"""What the systems before called a setting; with ``TALLY_`` before it, it is always a name of it too."""
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().removeprefix("TALLY_") in OTHER_NAMES or name.upper().startswith("TALLY_"):
+            monkeypatch.delenv(name)
+
+
+def test_nothing_set_is_safe_and_local() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port, settings.dev) == ("127.0.0.1", 8001, False)
+    assert settings.database_url is None
+    assert (settings.client_keys, settings.admin_keys, settings.whitelist) == (frozenset(), frozenset(), None)
+    assert settings.zone == ZoneInfo("America/New_York")
+    assert (settings.max_body_bytes, settings.max_events) == (32 * 1024 * 1024, 50_000)
+    assert (settings.os_credits_precision, settings.vcpu_credit_per_hour, settings.ram_credit_per_hour) == (
+        2,
+        Decimal(1),
+        Decimal("0.3"),
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "TALLY_"])
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_a_setting_is_read_by_the_names_it_had_before(monkeypatch: pytest.MonkeyPatch, prefix: str, name: str) -> None:
+    field, text, value = OTHER_NAMES[name]
+    monkeypatch.setenv(prefix + name, text)
+    assert getattr(Settings(), field) == value
+
+
+def test_no_setting_has_other_names_than_these() -> None:
+    names = {
+        name for field in Settings.model_fields.values() for name in getattr(field.validation_alias, "choices", ())
+    }
+    assert {name for name in names if not str(name).startswith("TALLY_")} == set(OTHER_NAMES)
+    assert all(f"TALLY_{name}" in names for name in OTHER_NAMES)
+
+
+def test_our_own_name_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALLY_PORT", "9001")
+    monkeypatch.setenv("PORT", "9002")
+    assert Settings().port == 9001
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["TALLY_PORT", "TALLY_DATABASE_URL", "TALLY_DATA_DIR", "TALLY_BUSINESS_ZONE", "OS_CREDITS_PROJECT_WHITELIST"],
+)
+def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    unset = Settings()
+    monkeypatch.setenv(name, "")
+    assert Settings() == unset
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TALLY_PORT", "http"),
+        ("TALLY_PORT", "65536"),
+        ("TALLY_PORT", "-1"),
+        ("TALLY_DATABASE_POOL_SIZE", "3"),
+        ("TALLY_DATABASE_POOL_SIZE", "1000"),
+        ("TALLY_BUSINESS_ZONE", "Mars/Base"),
+        ("TALLY_BUSINESS_ZONE", "../../etc/passwd"),
+        ("TALLY_DEV", "perhaps"),
+        ("TALLY_MAX_BODY_BYTES", "0"),
+        ("TALLY_MAX_EVENTS", "0"),
+        ("TALLY_OS_CREDITS_PRECISION", "7"),
+        ("TALLY_OS_CREDITS_PRECISION", "-1"),
+        ("TALLY_VCPU_CREDIT_PER_HOUR", "0"),
+        ("TALLY_VCPU_CREDIT_PER_HOUR", "one"),
+        ("TALLY_RAM_CREDIT_PER_HOUR", "nan"),
+        ("TALLY_RAM_CREDIT_PER_HOUR", "-0.3"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_its_variable_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert [fault["loc"] for fault in refused.value.errors()] == [(name,)]
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALLY_PORT", "http")
+    monkeypatch.setenv("TALLY_BUSINESS_ZONE", "Mars/Base")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert {fault["loc"] for fault in refused.value.errors()} == {("TALLY_PORT",), ("TALLY_BUSINESS_ZONE",)}
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [("warning", "WARNING"), ("ERROR", "ERROR"), ("loud", "INFO"), ("", "INFO")]
+)
+def test_a_log_level_that_cannot_be_read_is_info(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
+    """As platform billing has it: a typing error in a log level must not stop a service."""
+    monkeypatch.setenv("LOG_LEVEL", value)
+    assert Settings().log_level == level
+
+
+def test_lists_are_split_and_empty_items_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", " a, b ,,a,")
+    monkeypatch.setenv("ADMIN_API_KEYS", ",")
+    monkeypatch.setenv("OS_CREDITS_PROJECT_WHITELIST", "p 1; p,2 ;")
+    settings = Settings()
+    assert settings.client_keys == {"a", "b"}
+    assert settings.admin_keys == set()
+    assert settings.whitelist == frozenset({"p 1", "p,2"})
+
+
+def test_settings_do_not_change_once_they_are_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 9000  # type: ignore[misc]
+
+
+def test_a_laptop_keeps_its_books_with_its_users_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert default_data_dir() == tmp_path / ".local" / "share" / "tallystick"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert default_data_dir() == tmp_path / "data" / "tallystick"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_data_dir() == Path("/var/lib/tallystick")
