@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from tallystick.commands.files import Chunk, Format, read_chunks
 from tallystick.commands.options import DataDir, ExitCode, Json, Url, read_settings
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
 from tallystick.metering.sources import cloud_events, line_protocol
+from tallystick.metering.sources.values import EARLIEST
 from tallystick.service import Service
 from tallystick.settings import Settings
 
@@ -33,8 +34,8 @@ MAX_LISTED = 20
 MAX_ATTEMPTS = 20
 """How often a chunk is sent to a service that answers that it has too much to do."""
 
-NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
-"""Stands for a timestamp that a line does not have."""
+NO_TIME = EARLIEST
+"""Stands for a timestamp that a line does not have. Nothing was metered in the year 2."""
 
 
 @dataclass(slots=True)

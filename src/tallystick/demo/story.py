@@ -178,13 +178,13 @@ def _requests(customer: str, model: str, per_day: int, start: datetime, end: dat
     count = per_day if start.weekday() < 5 else per_day // 4
     seconds = sorted(chance.sample(range(int((end - start).total_seconds())), count))
     for number, second in enumerate(seconds):
-        request = f"{customer}-{start:%Y%m%d}-{number:03}"
+        request = f"{customer}-{start:%Y%m%dT%H}-{number:03}"
         at = start + timedelta(seconds=second)
         for part, fewest, most in (("input", 200, 4000), ("output", 50, 1500)):
             tokens = Decimal(chance.randint(fewest, most))
             yield Usage(at, customer, TOKENS, tokens, f"{model}/{part}", id=f"{request}-{part}")
     if customer == "acme-support" and start.day >= NEW_MODEL_FROM_DAY:
-        yield Usage(start + HOUR, customer, TOKENS, Decimal(1200), UNPRICED_KIND, id=f"{customer}-{start:%Y%m%d}-trial")
+        yield Usage(start + HOUR, customer, TOKENS, Decimal(1200), UNPRICED_KIND, id=f"{customer}-{start:%Y%m%dT%H}-trial")
 
 
 # A platform: how much memory each application holds, every hour

@@ -100,12 +100,11 @@ class Intake:
         Usage of an unknown meter that may not be created becomes unreadable.
         """
         known = directory.streams
-        missing = {
-            key: batch.creates_meters
-            for batch in batches
-            for measurement in batch.measurements
-            if (key := stream_key(measurement)) not in known
-        }
+        missing: dict[StreamKey, bool] = {}
+        for batch in batches:
+            for measurement in batch.measurements:
+                if (key := stream_key(measurement)) not in known:
+                    missing[key] = missing.get(key, False) or batch.creates_meters
         if not missing:
             return {}
         wanted = (key[2] for key, creates in missing.items() if creates)

@@ -113,8 +113,8 @@ class Explanation:
     """All there is to say about one charge. Amounts are microunits of the price's asset.
 
     Without a price there are no totals, amount and transfers, and ``missing`` says what it waits for. The first
-    transfer moved the charge; others took to arrears what the wallet could not pay, or repaid arrears with what came
-    back. ``charges_moved`` counts the charges that moved together.
+    transfer moved the charge, perhaps together with others of its batch; further ones took to arrears what the wallet
+    could not pay, or repaid arrears with what came back.
     """
 
     id: ChargeId
@@ -128,7 +128,6 @@ class Explanation:
     amount: int | None
     arithmetic: list[str]
     transfers: list[Moved]
-    charges_moved: int
     missing: str | None
 
     @property
@@ -150,7 +149,6 @@ class Explanation:
             "amount": None if self.amount is None else format_amount(self.amount),
             "arithmetic": self.arithmetic,
             "transfers": [transfer.as_json() for transfer in self.transfers],
-            "charges_moved": self.charges_moved,
             "missing": self.missing,
             "lines": self.lines,
         }
@@ -184,7 +182,6 @@ class Explain:
             amount=None if amount is None else int(amount),
             arithmetic=describe(price.model, price.quantum, before, after, price.asset) if price else [],
             transfers=await self._transfers(conn, measured.payer_id, transfer_id),
-            charges_moved=await self._charges_moved(conn, measured.payer_id, transfer_id),
             missing=None if price else await self._missing(conn, charge_id.customer_id, measured),
         )
 
@@ -194,13 +191,6 @@ class Explain:
         ids = [transfer_id, arrears_id(transfer_id), repayment_id(transfer_id)]
         rows = await (await conn.execute(_SQL.transfers, {"payer_id": payer_id, "ids": ids})).fetchall()
         return [Moved(row[0], row[1], _role(row[2]), _role(row[3]), int(row[4]), row[5], row[6]) for row in rows]
-
-    async def _charges_moved(self, conn: Connection, payer_id: UUID, transfer_id: UUID | None) -> int:
-        if transfer_id is None:
-            return 0
-        parameters = {"payer_id": payer_id, "transfer_id": transfer_id}
-        (count,) = await (await conn.execute(_SQL.charges_of_transfer, parameters)).fetchone() or (0,)
-        return int(count)
 
     async def _missing(self, conn: Connection, customer_id: UUID, measured: Measured) -> str:
         prices = await self._pricing.price_list(conn)
@@ -249,13 +239,11 @@ def _tell_transfers(told: Explanation) -> list[str]:
         return []
     if not told.transfers:
         return ["nothing had to move" if not told.amount else "no transfer moved it"]
-    together = "1 charge" if told.charges_moved == 1 else f"{told.charges_moved} charges together"
-    first, *others = [
+    return [
         f"transfer {moved.id} at {_time(moved.at)}: {format_amount(moved.amount)} {moved.asset} "
         f"from {moved.debited} to {moved.credited} of customer {moved.customer!r}"
         for moved in told.transfers
     ]
-    return [f"{first}, for {together}", *others]
 
 
 def _named(measured: Measured) -> str:

@@ -23,10 +23,3 @@ join ledger_accounts as debit on debit.customer_id = t.customer_id and debit.id 
 join ledger_accounts as credit on credit.customer_id = t.customer_id and credit.id = t.credit_account_id
 where t.customer_id = :payer_id and t.id = any (:ids::uuid[])
 order by t.sequence
-
--- name: charges_of_transfer
--- Only those whom the payer pays for can have charges in its transfers.
-select count(*)
-from measurements as m
-where m.transfer_id = :transfer_id
-    and m.customer_id = any (array(select id from customers where coalesce(payer_id, id) = :payer_id))

@@ -71,7 +71,6 @@ class ChargeExplained(Shown):
     amount: DecimalText | None
     arithmetic: list[str]
     transfers: list[dict[str, Any]]
-    charges_moved: int
     missing: str | None
     lines: list[str]
 

@@ -1,0 +1,80 @@
+"""Everything is killed at a random moment, again and again; nothing is lost, and nothing happens twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import httpx
+import pytest
+
+from tests.system import load
+from tests.system.conftest import MakeServer, Server
+from tests.system.load import Sender
+
+ROUNDS = int(os.environ.get("TALLY_CRASH_ROUNDS", "5"))
+SEED = int(os.environ.get("TALLY_CRASH_SEED", "1"))
+SENDERS = 4
+MOST_ANSWERS = 60
+"""A crash comes after so many answers at the latest: early in a round, or well within it."""
+
+
+@pytest.mark.timeout(60 + 30 * ROUNDS)
+def test_every_measurement_and_bill_counts_once_however_often_everything_is_killed(server: Server) -> None:
+    dice = random.Random(SEED)
+    load.set_up(server)
+    senders = [Sender(f"sender-{number}", SEED) for number in range(SENDERS)]
+
+    for number in range(ROUNDS):
+        with load.under_load(senders, [server.url]) as answers:
+            enough = dice.randrange(MOST_ANSWERS)
+            while answers.total() < enough:
+                time.sleep(0.001)
+            if number == ROUNDS // 2:
+                _give_late_usage_its_price(server)
+            time.sleep(dice.uniform(0, 0.03))  # to hit any step of a transaction
+            server.kill()
+        if number % 2:
+            _kill_while_it_recovers(server, dice.uniform(0, 1.5))
+        server.start()
+
+    for sender in senders:
+        sender.finish(server.url)
+    load.assert_everything_is_charged_once(server, senders)
+    assert _waiting(server) == 0
+
+
+def test_a_start_that_is_killed_at_any_moment_leaves_nothing_in_the_way_of_the_next(make_server: MakeServer) -> None:
+    """The very first start, in which folders, database and tables are made."""
+    dice = random.Random(SEED)
+    server = make_server()
+    for _ in range(3):
+        _kill_while_it_recovers(server, dice.uniform(0, 3))
+    server.start()
+    load.set_up(server)
+    load.assert_everything_is_charged_once(server, [])
+
+
+def _kill_while_it_recovers(server: Server, seconds: float) -> None:
+    server.launch()
+    time.sleep(seconds)
+    server.kill()
+
+
+def _give_late_usage_its_price(server: Server) -> None:
+    """What waited for it is charged in several transactions, of which the crash may come in the middle of any."""
+    try:
+        httpx.post(f"{server.url}/api/v1/prices", json=load.price("late"), timeout=0.05)
+    except httpx.TransportError:
+        return  # it goes on all the same
+
+
+def _waiting(server: Server) -> int:
+    lines = [
+        line
+        for customer in load.CUSTOMERS
+        for month in ("2026-03", "2026-04", "2026-05")
+        for line in server.get(f"/api/v1/customers/{customer}/bill", month=month)["lines"]
+    ]
+    return sum(line["measurements"] for line in lines if line["price"] is None)
