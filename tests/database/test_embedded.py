@@ -80,8 +80,18 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        process.wait(PATIENCE_SECONDS)
+    """Returns once all have ended; those that lost their parent may stay listed until init takes notice of it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not all(has_ended(process) for process in processes):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def run(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -291,7 +301,7 @@ class TestKilled:
             remember(server.url)
             main = postmaster(server.url)
             main.kill()
-            main.wait(PATIENCE_SECONDS)
+            wait_for_end([main])
             wait_until_answers(server.url)
             assert remembered(server.url)
             assert postmaster(server.url) != main

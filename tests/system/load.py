@@ -91,7 +91,7 @@ class Sender:
         """Sends until told to stop, or until the service is gone."""
         with httpx.Client(base_url=url, timeout=60) as client:
             while not stop.is_set():
-                self.unanswered = self.unanswered or self._think()
+                self.unanswered = self.unanswered or self.think()
                 if not _is_answered(client, self.unanswered):
                     return
                 self.answered.append(self.unanswered)
@@ -109,7 +109,7 @@ class Sender:
         self.answered += [self.unanswered] if self.unanswered else []
         self.unanswered = None
 
-    def _think(self) -> Request:
+    def think(self) -> Request:
         return self._dice.choices([self._events, self._lines, self._bill], [4, 2, 3])[0]()
 
     def _events(self) -> Request:

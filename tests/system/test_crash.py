@@ -15,8 +15,8 @@ from tests.system.load import Sender
 
 ROUNDS = int(os.environ.get("TALLY_CRASH_ROUNDS", "5"))
 SEED = int(os.environ.get("TALLY_CRASH_SEED", "1"))
-SENDERS = 4
-MOST_ANSWERS = 60
+SENDERS = 6
+MOST_ANSWERS = 100
 """A crash comes after so many answers at the latest: early in a round, or well within it."""
 
 
@@ -36,9 +36,10 @@ def test_every_measurement_and_bill_counts_once_however_often_everything_is_kill
             time.sleep(dice.uniform(0, 0.03))  # to hit any step of a transaction
             server.kill()
         if number % 2:
-            _kill_while_it_recovers(server, dice.uniform(0, 1.5))
+            _kill_while_it_starts(server, dice.uniform(0, 1.5))
         server.start()
 
+    assert httpx.post(f"{server.url}/api/v1/prices", json=load.price("late")).status_code in (201, 409)
     for sender in senders:
         sender.finish(server.url)
     load.assert_everything_is_charged_once(server, senders)
@@ -49,14 +50,14 @@ def test_a_start_that_is_killed_at_any_moment_leaves_nothing_in_the_way_of_the_n
     """The very first start, in which folders, database and tables are made."""
     dice = random.Random(SEED)
     server = make_server()
-    for _ in range(3):
-        _kill_while_it_recovers(server, dice.uniform(0, 3))
+    for latest in (0.5, 3):
+        _kill_while_it_starts(server, dice.uniform(0, latest))
     server.start()
     load.set_up(server)
     load.assert_everything_is_charged_once(server, [])
 
 
-def _kill_while_it_recovers(server: Server, seconds: float) -> None:
+def _kill_while_it_starts(server: Server, seconds: float) -> None:
     server.launch()
     time.sleep(seconds)
     server.kill()

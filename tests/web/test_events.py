@@ -139,7 +139,7 @@ async def test_limits(service: Service) -> None:
             assert answer.json()["detail"] == "the body must not be longer than 20000 bytes"
         assert (await send(client, [event(number) for number in range(11)])).status_code == 413
         assert (await send(client, b"{}\n" * 11, "application/x-ndjson")).status_code == 413
-        assert (await send(client, b"[" * 10_000)).status_code in (400, 413)
+        assert (await send(client, b"[" * 10_000)).status_code == 413
         assert (await client.get("/api/v1/customers")).json()["items"] == []
 
 

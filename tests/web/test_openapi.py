@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from tallystick.service import Service
@@ -85,6 +86,7 @@ async def test_requests_made_up_from_the_description_never_break_the_service(
         await client.put("/api/v1/meters/tokens", json={})
         await client.post("/api/v1/customers", json={"key": "ada"})
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        assert isinstance(result, Ok)
 
         @settings(
             max_examples=EXAMPLES_PER_ROUTE,
@@ -95,7 +97,7 @@ async def test_requests_made_up_from_the_description_never_break_the_service(
             suppress_health_check=list(HealthCheck),
         )
         @given(case=result.ok().as_strategy(generation_mode=mode))
-        def ask(case: schemathesis.Case) -> None:
+        def ask(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(base_url=server, checks=CHECKS)
 
         with suppress(Unsatisfiable):  # nothing about this route can be done wrong

@@ -206,6 +206,12 @@ async def test_what_cannot_be_a_range_or_a_project_is_400(used: httpx.AsyncClien
     ):
         refused = await history(used, **query)
         assert (refused.status_code, refused.text) == (400, f"400: {reason}"), query
+    for name, reason in (
+        ("%00", "Project name must not contain NUL"),
+        ("x" * 257, "Project name must have at most 256 characters"),
+    ):
+        refused = await used.get(f"/api/credits_history/{name}")
+        assert (refused.status_code, refused.text) == (400, f"400: {reason}"), name
     for name in ("%20", "%20%09", "%7Bproject_name%7D", "{project_name}"):
         refused = await used.get(f"/api/credits_history/{name}")
         assert (refused.status_code, refused.text) == (400, "400: Project name must not be blank"), name

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tallystick.kernel.errors import NotFound, TallyError
+from tallystick.kernel.errors import InvalidInput, NotFound, TallyError
 from tallystick.kernel.ids import NIL
 from tallystick.kernel.money import format_amount
+from tallystick.kernel.text import check_text
 from tallystick.metering.model import Batch, Meter
 from tallystick.metering.sources import line_protocol
 from tallystick.pricing.functions import price_function
@@ -144,15 +145,13 @@ _HISTORY: dict[str, Any] = {
 async def credits_history(request: Request) -> Response:
     """The credits of a project after each charge."""
     service: Service = request.app.state.service
-    project = request.path_params["project_name"]
-    if not project.strip() or project == "{project_name}":
-        raise BadRequest("Project name must not be blank")
+    project = _project(request)
     view = request.query_params.get("view", "left")
     if view not in ("left", "used"):
         raise BadRequest("view must be left or used")
     span = _range(request)
     async with service.pool.connection() as conn:
-        found = await service.customers.find(conn, [project]) if "\0" not in project else {}
+        found = await service.customers.find(conn, [project])
         if not found or not await service.charges.any(conn, found[project][0]):
             raise NotFound(f"There is no history for project {project}")
         customer_id, payer = found[project]
@@ -167,6 +166,16 @@ async def credits_history(request: Request) -> Response:
         "metrics": ["metrics", *(point.meter_name for point in points)],
     }
     return Response(msgspec.json.encode(columns), media_type="application/json")
+
+
+def _project(request: Request) -> str:
+    project: str = request.path_params["project_name"]
+    if not project.strip() or project == "{project_name}":  # which is what Swagger UI sends for a field left empty
+        raise BadRequest("Project name must not be blank")
+    try:
+        return check_text(project, "Project name")
+    except InvalidInput as error:
+        raise BadRequest(error.detail) from None
 
 
 def _range(request: Request) -> _Range:
