@@ -6,6 +6,7 @@ import platform
 import sys
 import traceback
 
+import psycopg
 import typer
 
 import tallystick
@@ -22,15 +23,22 @@ from tallystick.operations.logging import configure_logging
 
 HELP = """Tallystick: usage in, money out, nothing lost.
 
-Commands work on the database of TALLY_DATABASE_URL, or else on the embedded one in the data folder, whether a service
-runs on it or not; with --url they ask a running service.
+Commands work on the database of `TALLY_DATABASE_URL`, or else on the embedded one in the data folder, whether a service
+runs on it or not; with `--url` they ask a running service.
 
-Exit status: 0 done; 1 no (the books do not hold, something was rejected, there is no such thing); 2 wrong usage; 3
-the database or the service cannot be reached, or the data folder is in use; 4 a defect of Tallystick; 130 stopped by
-Ctrl-C.
+Exit status: **0** done; **1** no (the books do not hold, something was rejected, there is no such thing); **2** wrong
+usage; **3** the database or the service cannot be reached, or the data folder is in use; **4** a defect of Tallystick;
+**130** stopped by Ctrl-C.
 """
 
-app = typer.Typer(name="tally", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="tally",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 app.command()(serve)
 app.command()(demo)
 app.command("import")(import_files)
@@ -59,11 +67,18 @@ def run(arguments: list[str]) -> int:
     try:
         return app(arguments, standalone_mode=False) or ExitCode.DONE
     except typer.TyperException as error:
-        console.print_error("usage", error.format_message(), as_json=as_json)
+        if message := error.format_message():  # without one, the help has been shown
+            console.print_error("usage", message, as_json=as_json)
         return error.exit_code
     except TallyError as error:
         console.print_error(error.code, error.detail, error.field, as_json=as_json)
         return _exit_code(error)
+    except psycopg.OperationalError:
+        console.print_error("unavailable", "the database cannot be reached", as_json=as_json)
+        return ExitCode.UNREACHABLE
+    except OSError as error:
+        console.print_error("unavailable", str(error), as_json=as_json)
+        return ExitCode.UNREACHABLE
     except Exception as error:
         traceback.print_exc()
         console.print_error("defect", f"a defect of Tallystick: {type(error).__name__}", as_json=as_json)

@@ -95,7 +95,8 @@ async def test_a_charge_says_what_was_measured_and_what_it_cost(service: Service
 async def test_what_waits_for_a_price_is_listed_without_an_amount(service: Service) -> None:
     await submit(service, measurement(value=2))
     (charge,) = await charges(service)
-    assert (charge.quantity, charge.price_id, charge.asset, charge.amount, charge.transfer_id) == (2, *[None] * 4)
+    assert charge.quantity == 2
+    assert charge.price_id is charge.asset is charge.amount is charge.transfer_id is None
 
 
 async def test_pages_go_back_in_time_and_leave_nothing_out(service: Service) -> None:
@@ -135,6 +136,17 @@ def test_the_name_of_a_charge_is_read_as_it_is_written() -> None:
 # Usage
 
 
+AS_STORED: dict[str, object] = {
+    "type": "graduated",
+    "tiers": [
+        {"up_to": "10", "amount": "0.01", "per": "1", "flat": "0"},
+        {"up_to": "100", "amount": "0.007", "per": "1", "flat": "1"},
+        {"up_to": None, "amount": "1", "per": "3", "flat": "0"},
+    ],
+}
+"""The third of ``MODELS``, with everything that it leaves out."""
+
+
 async def test_usage_is_the_totals_of_the_months_asked_for(service: Service) -> None:
     await put_meter(service, Meter("tokens", unit="token", name="Tokens"))
     prices = await create_price(service, model=MODELS[3], quantum=Decimal("0.01"))
@@ -145,8 +157,18 @@ async def test_usage_is_the_totals_of_the_months_asked_for(service: Service) -> 
     lines = await usage(service, february, march)
     assert [line.period for line in lines] == [february, march]
     assert lines[0] == Usage(
-        february, "tokens", "", "Tokens", "token", *prices, MODELS_AS_STORED[3], Decimal(50), 2, "CREDIT", 1_380_000
-    )  # 10 x 0.01 + 40 x 0.007 + 1
+        february,
+        "tokens",
+        "",
+        "Tokens",
+        "token",
+        next(iter(prices)),
+        AS_STORED,
+        quantity=Decimal(50),
+        measurements=2,
+        asset="CREDIT",
+        amount=1_380_000,  # 10 x 0.01 + 40 x 0.007 + 1
+    )
     assert await usage(service, date(2026, 4, 1), date(2026, 4, 1)) == []
 
 
@@ -155,8 +177,8 @@ async def test_usage_without_a_price_is_a_line_of_its_own_until_it_has_one(servi
     await submit(service, measurement(value=3), measurement(value=4, kind="large"))
     lines = await usage(service, march, march)
     assert [(line.kind, line.price_id, line.asset, line.amount, line.quantity) for line in lines] == [
-        ("", None, None, None, 3),
-        ("large", None, None, None, 4),
+        ("", None, None, None, Decimal(3)),
+        ("large", None, None, None, Decimal(4)),
     ]
     prices = await create_price(service)
     lines = await usage(service, march, march)
@@ -172,18 +194,6 @@ async def test_each_price_of_a_month_has_a_line(service: Service) -> None:
     await submit(service, measurement(value=1, at=MARCH - HOUR), measurement(value=1, at=MARCH))
     lines = await usage(service, date(2026, 3, 1), date(2026, 3, 1))
     assert [(line.asset, line.amount) for line in lines] == [("CREDIT", 2_000_000), ("USD", 5_000_000)]
-
-
-MODELS_AS_STORED = {
-    3: {
-        "type": "graduated",
-        "tiers": [
-            {"up_to": "10", "amount": "0.01", "per": "1", "flat": "0"},
-            {"up_to": "100", "amount": "0.007", "per": "1", "flat": "1"},
-            {"up_to": None, "amount": "1", "per": "3", "flat": "0"},
-        ],
-    }
-}
 
 
 # History

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tallystick.database import launch
@@ -115,9 +115,9 @@ class Server:
 MakeServer = Callable[..., Server]
 
 
-@pytest.fixture
-def make_server() -> Iterator[MakeServer]:
-    """Makes servers with data folders of their own, and stops them in the end."""
+@contextlib.contextmanager
+def making_servers() -> Iterator[MakeServer]:
+    """Makes servers with data folders of their own, and stops them in the end, the last one first."""
     with contextlib.ExitStack() as resources:
 
         def make(database_url: str | None = None) -> Server:
@@ -126,6 +126,12 @@ def make_server() -> Iterator[MakeServer]:
             resources.callback(server.stop)
             return server
 
+        yield make
+
+
+@pytest.fixture
+def make_server() -> Iterator[MakeServer]:
+    with making_servers() as make:
         yield make
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -68,22 +69,31 @@ class Request:
 
     path: str
     content: bytes
-    headers: dict[str, str]
+    content_type: str
+    idempotency_key: str | None = None
     measurements: tuple[Measurement, ...] = ()
     billed: tuple[str, Decimal] | None = None
+
+    def send(self, client: httpx.Client) -> httpx.Response:
+        headers = {"Content-Type": self.content_type}
+        if self.idempotency_key is not None:
+            headers["Idempotency-Key"] = self.idempotency_key
+        return client.post(self.path, content=self.content, headers=headers)
 
 
 @dataclass
 class Sender:
-    """One client. Its requests depend on its seed alone; which of them are sent again depends on what happens."""
+    """One client. What it sends depends on name and seed alone: a twin sends the same."""
 
     name: str
     seed: int
+    customers: tuple[str, ...] = tuple(CUSTOMERS)
     answered: list[Request] = field(default_factory=list)
     unanswered: Request | None = None
 
     def __post_init__(self) -> None:
         self._dice = random.Random(f"{self.seed}-{self.name}")
+        self._dice_for_repeats = random.Random(f"{self.seed}-{self.name}-again")
         self._numbers = count(1)
         self._running_total = Decimal(self._dice.randrange(10**6))
 
@@ -97,12 +107,13 @@ class Sender:
                 self.answered.append(self.unanswered)
                 self.unanswered = None
                 answers[self.name] += 1
-                if self._dice.random() < 0.3 and not _is_answered(client, self._dice.choice(self.answered)):
+                dice = self._dice_for_repeats
+                if dice.random() < 0.3 and not _is_answered(client, dice.choice(self.answered)):
                     return
 
     def finish(self, url: str) -> None:
         """Sends what was not answered, and some of what was."""
-        again = self._dice.sample(self.answered, len(self.answered) // 4)
+        again = self._dice_for_repeats.sample(self.answered, len(self.answered) // 4)
         with httpx.Client(base_url=url, timeout=60) as client:
             for request in [*([self.unanswered] if self.unanswered else []), *again]:
                 assert _is_answered(client, request)
@@ -126,15 +137,15 @@ class Sender:
             }
             for m in measurements
         ]
-        content_type = {"Content-Type": "application/cloudevents-batch+json"}
-        return Request("/api/v1/events", msgspec.json.encode(events), content_type, measurements)
+        content_type = "application/cloudevents-batch+json"
+        return Request("/api/v1/events", msgspec.json.encode(events), content_type, measurements=measurements)
 
     def _measurement(self) -> Measurement:
         number = next(self._numbers)
         return Measurement(
             f"events:{self.name}",
             str(uuid5(UUID(int=self.seed), f"{self.name}-{number}")) if number % 2 else str(number),
-            self._dice.choice(list(CUSTOMERS)),
+            self._dice.choice(self.customers),
             self._dice.choice(["tokens", "tokens", "storage", "users", "late"]),
             BEGIN + timedelta(minutes=7 * number),
             Decimal(self._dice.randrange(1, 9000)).scaleb(-self._dice.randrange(3)),
@@ -160,20 +171,20 @@ class Sender:
             f"{m.meter},project_name={m.customer},location_id=1 value={m.value} {int(m.at.timestamp())}"
             for m in measurements
         ]
-        return Request("/write?precision=s", "\n".join(lines).encode(), {}, tuple(measurements))
+        content = "\n".join(lines).encode()
+        return Request("/write?precision=s", content, "text/plain", measurements=tuple(measurements))
 
     def _bill(self) -> Request:
         wallet, amount = self._dice.choice(WALLETS), Decimal(self._dice.randrange(1, 300)).scaleb(-4)
         body = f'{{"user_id":"{wallet}","amount":{amount:f}}}'.encode()
         key = f"{self.name}-{next(self._numbers)}"
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        return Request("/api/v1/bill", body, headers, billed=(wallet, amount))
+        return Request("/api/v1/bill", body, "application/json", key, billed=(wallet, amount))
 
 
 def _is_answered(client: httpx.Client, request: Request) -> bool:
     """Whether the service answered. What it answers is always that it was done."""
     try:
-        response = client.post(request.path, content=request.content, headers=request.headers)
+        response = request.send(client)
     except httpx.TransportError:
         return False
     assert response.is_success, f"{request.path}: {response.status_code} {response.text}"
@@ -203,26 +214,48 @@ def price(meter: str) -> dict[str, Any]:
     return {"meter": meter, "effective_from": "2026-01-01T00:00:00Z", "model": MODELS[meter]}
 
 
+@dataclass(frozen=True)
+class Load:
+    """Senders at work."""
+
+    answers: Counter[str]
+    sending: list[Future[None]]
+
+    def wait_for(self, answers: int) -> None:
+        """Returns when so many more requests were answered. Raises what a sender raised."""
+        enough = self.answers.total() + answers
+        while self.answers.total() < enough:
+            assert not all(each.done() for each in self.sending), "the service is gone"
+            for each in self.sending:
+                if each.done():
+                    each.result()
+            time.sleep(0.001)
+
+
 @contextmanager
-def under_load(senders: list[Sender], urls: list[str]) -> Iterator[Counter[str]]:
-    """Lets all senders send, spread over the servers; gives how many requests of each were answered so far."""
+def under_load(senders: list[Sender], urls: list[str]) -> Iterator[Load]:
+    """Lets all senders send, to the servers in turn."""
     stop, answers = threading.Event(), Counter[str]()
     with ThreadPoolExecutor(len(senders)) as threads:
-        sending = [
-            threads.submit(sender.send, urls[number % len(urls)], stop, answers)
-            for number, sender in enumerate(senders)
-        ]
+        load = Load(
+            answers,
+            [
+                threads.submit(sender.send, urls[number % len(urls)], stop, answers)
+                for number, sender in enumerate(senders)
+            ],
+        )
         try:
-            yield answers
+            yield load
         finally:
             stop.set()
-        for each in sending:
+        for each in load.sending:
             each.result()
 
 
 def assert_everything_is_charged_once(server: Server, senders: list[Sender]) -> None:
     """The service's books, read through its routes, are those of an accountant who got every request once."""
-    accountant = _accountant(server, [request for sender in senders for request in sender.answered])
+    requests = list(dict.fromkeys(request for sender in senders for request in sender.answered))
+    accountant = _accountant(server, requests)
     customers = {customer for customer, *_ in accountant.totals}
     shown: dict[Any, tuple[Fraction, int]] = {}
     for customer in customers:
@@ -236,9 +269,8 @@ def assert_everything_is_charged_once(server: Server, senders: list[Sender]) -> 
     used: Counter[str] = Counter()
     for (customer, _), due in accountant.due().items():
         used[CUSTOMERS.get(customer) or customer] += due
-    for sender in senders:
-        for wallet, amount in (request.billed for request in sender.answered if request.billed):
-            used[wallet] += int(amount.scaleb(6))
+    for wallet, amount in (request.billed for request in requests if request.billed):
+        used[wallet] += int(amount.scaleb(6))
     for payer, microcredits in used.items():
         (standing,) = server.get(f"/api/v1/customers/{payer}")["balances"]
         assert Decimal(standing["used"]).scaleb(6) == microcredits, payer

@@ -27,10 +27,8 @@ def test_every_measurement_and_bill_counts_once_however_often_everything_is_kill
     senders = [Sender(f"sender-{number}", SEED) for number in range(SENDERS)]
 
     for number in range(ROUNDS):
-        with load.under_load(senders, [server.url]) as answers:
-            enough = dice.randrange(MOST_ANSWERS)
-            while answers.total() < enough:
-                time.sleep(0.001)
+        with load.under_load(senders, [server.url]) as work:
+            work.wait_for(dice.randrange(MOST_ANSWERS))
             if number == ROUNDS // 2:
                 _give_late_usage_its_price(server)
             time.sleep(dice.uniform(0, 0.03))  # to hit any step of a transaction

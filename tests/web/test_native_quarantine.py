@@ -76,6 +76,16 @@ async def test_a_line_is_replayed_at_the_time_at_which_it_came(client: httpx.Asy
     assert charge["at"] == piece["received_at"] == "2026-11-20T12:00:00Z"
 
 
+async def test_a_line_is_replayed_with_the_precision_it_was_sent_with(client: httpx.AsyncClient) -> None:
+    line = "project_vcpu_usage,location_id=1,project_name=p value={} 1546905600"
+    await client.post("/write?precision=s", content=line.format("one"))
+    (piece,) = await kept(client)
+    await client.put(f"{QUARANTINE}/{piece['id']}", content=line.format(1))
+    assert (await replay(client))["recorded"] == 1
+    (charge,) = (await client.get("/api/v1/customers/p/charges")).json()["items"]
+    assert charge["at"] == "2019-01-08T00:00:00Z"
+
+
 async def test_a_mended_measurement_is_checked_like_any_other(client: httpx.AsyncClient) -> None:
     await client.post("/write", content=b"steps,location_id=1,project_name=p value=1 1546905600000000000")
     (piece,) = await kept(client)

@@ -113,11 +113,7 @@ def tell(month: Month) -> Iterator[Day]:
         yield Day(
             start,
             [usage for at in _steps(start, end, QUARTER) for project in cloud for usage in project.sweep(at)],
-            [
-                usage
-                for customer, model, per_day in AI_CUSTOMERS
-                for usage in _requests(customer, model, per_day, start, end)
-            ],
+            [usage for product in AI_PRODUCTS for usage in _requests(*product, start, end)],
             [usage for at in _steps(start, end, HOUR) for usage in _readings(at)],
         )
         start = end
@@ -132,6 +128,9 @@ PROJECTS = [
 ]
 """Project, location, and the vCPUs and GiB of its machines at night. By day it runs half as many again."""
 
+START_HOURS = Decimal(100)
+"""Where every total begins: below where it ended a month before, so that one month can be played after another."""
+
 RESTARTED, RESTARTED_ON = "protein-fold", 12
 """This project's exporter forgets its past on this day of the month: its totals fall, and are counted from there on."""
 
@@ -144,7 +143,7 @@ class Project:
         self._location = location
         self._vcpus = vcpus
         self._gibibytes = gibibytes
-        self._hours = START
+        self._hours = START_HOURS
         self._restarts = name == RESTARTED
 
     def sweep(self, at: datetime) -> list[Usage]:
@@ -152,39 +151,37 @@ class Project:
         by_day = at.weekday() < 5 and 8 <= at.hour < 18
         self._hours += Decimal("0.375") if by_day else Decimal("0.25")
         if self._restarts and at.day == RESTARTED_ON:
-            self._hours, self._restarts = START, False
+            self._hours, self._restarts = START_HOURS, False
         return [
             Usage(at, self.name, VCPU, self._hours * self._vcpus, resource=self._location),
             Usage(at, self.name, RAM, self._hours * self._gibibytes * MIB_PER_GIB, resource=self._location),
         ]
 
 
-START = Decimal(100)
-
-
 # Two AI products: what each request read and wrote
 
-AI_CUSTOMERS = [
+AI_PRODUCTS = [
     ("lumen-labs", "gemini-2.5-pro", 120),
     ("acme-support", "gemini-2.5-flash", 90),
 ]
 """Customer, model, and requests on a working day."""
 
 NEW_MODEL_FROM_DAY = 25
+"""From here on one of them also tries a model that has no price."""
 
 
 def _requests(customer: str, model: str, per_day: int, start: datetime, end: datetime) -> Iterator[Usage]:
     chance = random.Random(f"{customer} {start:%d}")  # noqa: S311  # a story, not a secret
+    name = f"{customer}-{start:%Y%m%dT%H}"
     count = per_day if start.weekday() < 5 else per_day // 4
     seconds = sorted(chance.sample(range(int((end - start).total_seconds())), count))
     for number, second in enumerate(seconds):
-        request = f"{customer}-{start:%Y%m%dT%H}-{number:03}"
         at = start + timedelta(seconds=second)
         for part, fewest, most in (("input", 200, 4000), ("output", 50, 1500)):
             tokens = Decimal(chance.randint(fewest, most))
-            yield Usage(at, customer, TOKENS, tokens, f"{model}/{part}", id=f"{request}-{part}")
+            yield Usage(at, customer, TOKENS, tokens, f"{model}/{part}", id=f"{name}-{number:03}-{part}")
     if customer == "acme-support" and start.day >= NEW_MODEL_FROM_DAY:
-        yield Usage(start + HOUR, customer, TOKENS, Decimal(1200), UNPRICED_KIND, id=f"{customer}-{start:%Y%m%dT%H}-trial")
+        yield Usage(start + HOUR, customer, TOKENS, Decimal(1200), UNPRICED_KIND, id=f"{name}-trial")
 
 
 # A platform: how much memory each application holds, every hour

@@ -66,7 +66,7 @@ class Window:
 class Stream:
     """Measurements of one customer, source, meter, kind, resource and agent: their ids, payer and meter."""
 
-    __slots__ = ("_window", "customer", "customer_id", "id", "kind", "meter", "payer", "resource")
+    __slots__ = ("_window", "customer", "customer_id", "has_state", "id", "kind", "meter", "payer", "resource")
 
     def __init__(self, key: StreamKey, customer_id: UUID, payer: Payer, meter: Meter) -> None:
         _, source, _, self.kind, self.resource, agent = key
@@ -74,6 +74,7 @@ class Stream:
         self.customer = str(customer_id)
         self.payer = payer
         self.meter = meter
+        self.has_state = meter.has_state
         self.id = str(derived_id("series", source, meter.key, self.kind, self.resource, agent))
         self._window: Window | None = None
 

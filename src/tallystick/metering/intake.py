@@ -79,8 +79,9 @@ class Intake:
         now = self._clock.now()
         directory = await self._directories.enter(conn)
         unreadable = [list(batch.unreadable) for batch in batches]
-        streams = await self._identify(conn, directory, batches, unreadable)
-        sent = self._entries(directory, streams, batches)
+        keys = [[stream_key(measurement) for measurement in batch.measurements] for batch in batches]
+        streams = await self._identify(conn, directory, batches, keys, unreadable)
+        sent = self._entries(directory, streams, batches, keys)
         fresh = await self._sift(conn, sent)
         await self._quantify(conn, fresh)
         totals = await self._total(conn, fresh)
@@ -93,7 +94,12 @@ class Intake:
         return Recorded(_receipts(batches, unreadable, sent, fresh), directory, streams)
 
     async def _identify(
-        self, conn: AsyncConnection, directory: Directory, batches: list[Batch], unreadable: list[list[Unreadable]]
+        self,
+        conn: AsyncConnection,
+        directory: Directory,
+        batches: list[Batch],
+        keys: list[list[StreamKey]],
+        unreadable: list[list[Unreadable]],
     ) -> dict[StreamKey, Stream]:
         """Streams that the directory does not know yet, created.
 
@@ -101,9 +107,9 @@ class Intake:
         """
         known = directory.streams
         missing: dict[StreamKey, bool] = {}
-        for batch in batches:
-            for measurement in batch.measurements:
-                if (key := stream_key(measurement)) not in known:
+        for batch, batch_keys in zip(batches, keys, strict=True):
+            for key in batch_keys:
+                if key not in known:
                     missing[key] = missing.get(key, False) or batch.creates_meters
         if not missing:
             return {}
@@ -118,12 +124,13 @@ class Intake:
                 )
         return await self._directories.create_streams(conn, meters, [key for key in missing if key[2] in meters])
 
-    def _entries(self, directory: Directory, new: dict[StreamKey, Stream], batches: list[Batch]) -> list[Entry]:
+    def _entries(
+        self, directory: Directory, new: dict[StreamKey, Stream], batches: list[Batch], keys: list[list[StreamKey]]
+    ) -> list[Entry]:
         known, prices, zone = directory.streams, directory.prices, self._zone
         entries = []
         for number, batch in enumerate(batches):
-            for measurement in batch.measurements:
-                key = stream_key(measurement)
+            for measurement, key in zip(batch.measurements, keys[number], strict=True):
                 stream = known.get(key) or new.get(key)
                 if stream is not None:
                     entries.append(
@@ -145,10 +152,11 @@ class Intake:
         that another transaction is recording is then seen here. For other meters the primary key is the guard: the
         loser runs again.
         """
-        first = {(entry.stream.customer, entry.id): entry for entry in reversed(sent)}
+        first: dict[tuple[str, str], Entry] = {}
+        for entry in sent:
+            first.setdefault((entry.stream.customer, entry.id), entry)
         entries = list(first.values())
-        entries.reverse()
-        stripes = {entry.stream.customer_id.int % STRIPES for entry in entries if entry.stream.meter.has_state}
+        stripes = {entry.stream.customer_id.int % STRIPES for entry in entries if entry.stream.has_state}
         if stripes:
             await conn.execute(_SQL.lock_stripe, {"stripes": sorted(stripes)})
         if not entries:
@@ -165,7 +173,7 @@ class Intake:
 
     async def _quantify(self, conn: AsyncConnection, fresh: list[Entry]) -> None:
         """Sets quantity and remark of entries whose meter has a state; for all others the quantity is the value."""
-        scoped = [(entry.stream.customer, _scope(entry), entry) for entry in fresh if entry.stream.meter.has_state]
+        scoped = [(entry.stream.customer, _scope(entry), entry) for entry in fresh if entry.stream.has_state]
         if not scoped:
             return
         scoped.sort(key=lambda item: (item[0], item[1], item[2].measurement.at))

@@ -83,10 +83,11 @@ async def replay(
 
 
 async def _replay_piece(intake: IntakeQueue, piece: Quarantined) -> Replayed:
-    try:
-        batch = _READERS[piece.source](piece)
-    except KeyError:
+    reader = _READERS.get(piece.source)
+    if reader is None:
         return Replayed(piece.id, False, 0, 0, "unknown_source", f"nothing reads what came from {piece.source!r}")
+    try:
+        batch = reader(piece)
     except TallyError as error:
         return Replayed(piece.id, False, 0, 0, error.code, error.detail)
     # What is still unreadable waits here already; only what could be read goes in.

@@ -73,6 +73,16 @@ class Detail(BaseModel):
     detail: str
 
 
+class Fault(BaseModel):
+    type: str
+    loc: list[str | int]
+    msg: str
+
+
+class Faults(BaseModel):
+    detail: list[Fault] | str
+
+
 Asked = TypeVar("Asked", bound=User)
 
 
@@ -85,7 +95,8 @@ def _asks(model: type[BaseModel], *, moves_money: bool = True) -> dict[str, Any]
 
 
 def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Detail} for status in (*statuses, 401, 403, 429, 503)}
+    models: dict[int | str, dict[str, Any]] = {422: {"model": Faults}}
+    return models | {status: {"model": Detail} for status in (*statuses, 401, 403, 413, 429, 503)}
 
 
 @router.post(
@@ -94,11 +105,9 @@ def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def open_account(request: Request) -> Response:
     """Opens an account, with credits in it if wanted."""
     body = await _read(request, NewAccount)
-    balance = await _carry_out(request, "open", body, parse_amount(body.initial_balance))
+    left = await _carry_out(request, "open", body, parse_amount(body.initial_balance))
     account_id = int.from_bytes(sha256(body.user_id.encode()).digest()[:16], "big")
-    return _json(
-        f'{{"account_id":{account_id},"user_id":{json.dumps(body.user_id)},"balance":{_number(balance)}}}', 201
-    )
+    return _json(f'{{"account_id":{account_id},"user_id":{json.dumps(body.user_id)},"balance":{_number(left)}}}', 201)
 
 
 @router.post("/balance", response_model=Balance, responses=_refuses(404), openapi_extra=_asks(User, moves_money=False))

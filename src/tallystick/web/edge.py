@@ -64,7 +64,7 @@ class Gate:
             if demand is not Demand.NOTHING:
                 schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
                 try:
-                    self._keys.check(demand, _header(scope, b"authorization"), schemes)
+                    self._keys.check(demand, _authorization(scope), schemes)
                 except TallyError as error:
                     await say(surface_of(path), refusal_of(error))(scope, receive, send)
                     return
@@ -88,7 +88,7 @@ class Edge:
         began = time.perf_counter()
         if b"%" in (raw_path := scope.get("raw_path") or b""):
             scope["path"] = raw_path.decode("latin-1")
-        sent_id = (_header(scope, REQUEST_ID) or "").encode("latin-1")
+        sent_id = _header(scope, REQUEST_ID) or b""
         request_id = sent_id if _REQUEST_ID_TEXT.fullmatch(sent_id) else uuid4().hex.encode()
         status = 0
 
@@ -125,8 +125,10 @@ def _route(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path_format", None)
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    for header, value in scope["headers"]:
-        if header == name:
-            return str(value, "latin-1")
-    return None
+def _authorization(scope: Scope) -> str | None:
+    value = _header(scope, b"authorization")
+    return None if value is None else value.decode(errors="surrogateescape")
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for header, value in scope["headers"] if header == name), None)

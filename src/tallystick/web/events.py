@@ -17,6 +17,7 @@ from tallystick.web.body import read_body
 from tallystick.web.native import refusals
 from tallystick.web.problems import Refusal, Surface, say
 from tallystick.web.routes import LeanRoute
+from tallystick.web.values import NUMBER_SCHEMA
 
 router = APIRouter(prefix="/api/v1", tags=["Usage"], route_class=LeanRoute)
 
@@ -48,11 +49,11 @@ _EVENT: dict[str, Any] = {
             "type": "object",
             "required": ["value"],
             "properties": {
-                "value": {"anyOf": [{"type": "string"}, {"type": "number"}]},
+                "value": NUMBER_SCHEMA,
                 "kind": {"type": "string"},
                 "resource": {"type": "string"},
                 "agent": {"type": "string"},
-                "unit_price": {"anyOf": [{"type": "string"}, {"type": "number"}]},
+                "unit_price": NUMBER_SCHEMA,
             },
         },
     },
@@ -70,7 +71,7 @@ _BODY = {
 
 
 @router.post(
-    "/events", response_model=Recorded, responses=refusals(400, 415, 429), openapi_extra={"requestBody": _BODY}
+    "/events", response_model=Recorded, responses=refusals(429, body=True), openapi_extra={"requestBody": _BODY}
 )
 async def post_events(request: Request) -> Response:
     """Records usage events. Once this answers, they are durable and charged; sending them again changes nothing.
@@ -82,11 +83,12 @@ async def post_events(request: Request) -> Response:
     settings = service.settings
     body = await read_body(request, settings.max_body_bytes)
     headers = request.headers
+    content_type = headers.get("content-type", "")
     now = service.clock.now()
-    if "ce-specversion" in headers or "ce-id" in headers:
+    if "ce-specversion" in headers and not content_type.lower().startswith("application/cloudevents"):
         batch = cloud_events.read_binary(headers, body, now)
     else:
-        batch = cloud_events.read(body, headers.get("content-type", ""), now, max_events=settings.max_events)
+        batch = cloud_events.read(body, content_type, now, max_events=settings.max_events)
     receipt = await service.intake.submit(batch)
     if batch.unreadable and not batch.measurements:
         return _nothing_read(receipt)

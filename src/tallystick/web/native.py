@@ -16,7 +16,8 @@ from tallystick.kernel.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tallystick.service import Service
 from tallystick.web.problems import PROBLEM_JSON
 
-_ALWAYS = (401, 403, 413, 422, 503)
+_ALWAYS = (401, 403, 422, 503)
+_OF_BODIES = (400, 413, 415)
 
 
 class Asked(BaseModel):
@@ -44,10 +45,11 @@ class Listing(Shown, Generic[Item]):
     next: str | None
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refusals(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says about the refusals of a route; ``docs`` adds the shape of a problem."""
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in (*statuses, *_ALWAYS)}
+    everything = (*statuses, *_ALWAYS, *(_OF_BODIES if body else ()))
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(everything)}
 
 
 def _service(request: Request) -> Service:

@@ -44,7 +44,7 @@ class MeterShown(MeterAsked):
     key: str
 
 
-@router.put("/meters/{key:key}", tags=["Meters"], responses=refusals(409))
+@router.put("/meters/{key:key}", tags=["Meters"], responses=refusals(409, body=True))
 async def put_meter(key: Key, body: MeterAsked, service: Serving) -> MeterShown:
     """Creates or changes a meter. How it counts cannot change once it has measurements."""
     async with transaction(service) as conn:
@@ -117,7 +117,7 @@ class PriceShown(Shown):
     created_at: datetime
 
 
-@router.post("/prices", status_code=201, tags=["Prices"], responses=refusals(409))
+@router.post("/prices", status_code=201, tags=["Prices"], responses=refusals(409, body=True))
 async def create_price(body: PriceAsked, service: Serving) -> PriceShown:
     """Creates a price, which ends the one before it. Usage that waits for it is charged before this answers."""
     new = NewPrice(

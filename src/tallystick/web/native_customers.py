@@ -68,7 +68,7 @@ class CustomerWithBalances(CustomerShown):
     balances: list[BalanceShown]
 
 
-@router.post("", status_code=201, responses=refusals(409))
+@router.post("", status_code=201, responses=refusals(409, body=True))
 async def create_customer(body: CustomerAsked, service: Serving) -> CustomerWithBalances:
     """Creates a customer. Usage of an unknown key creates one too, postpaid."""
     async with transaction(service) as conn:
@@ -130,7 +130,7 @@ class Granted(Shown):
 @router.post(
     "/{key:key}/grants",
     status_code=201,
-    responses=refusals(404, 409, 429),
+    responses=refusals(404, 409, 429, body=True),
     openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
 )
 async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) -> Granted:
@@ -211,7 +211,7 @@ class ChargeShown(Shown):
 MonthText = Annotated[str | None, Query(description="YYYY-MM in the business zone; this month if left out")]
 
 
-@router.get("/{key:key}/usage", tags=["Billing"], responses=refusals(404))
+@router.get("/{key:key}/usage", responses=refusals(404))
 async def usage(key: Key, service: Serving, month: MonthText = None) -> MonthOfUsage:
     """What a customer used in a month, by meter, kind and price. An amount is missing where usage waits for a price."""
     wanted = _month(service, month)
@@ -223,7 +223,7 @@ async def usage(key: Key, service: Serving, month: MonthText = None) -> MonthOfU
     )
 
 
-@router.get("/{key:key}/bill", tags=["Billing"], responses=refusals(404))
+@router.get("/{key:key}/bill", responses=refusals(404))
 async def bill(key: Key, service: Serving, month: MonthText = None) -> BillShown:
     """A customer's bill of a month: the usage totals, priced, and their sum by asset. It is always ready."""
     wanted = _month(service, month)
@@ -240,7 +240,7 @@ async def bill(key: Key, service: Serving, month: MonthText = None) -> BillShown
     )
 
 
-@router.get("/{key:key}/charges", tags=["Billing"], responses=refusals(404))
+@router.get("/{key:key}/charges", responses=refusals(404))
 async def charges(
     key: Key,
     service: Serving,

@@ -18,7 +18,7 @@ from tallystick.web.values import Key
 
 HEALTH_TIMEOUT_SECONDS = 2
 
-router = APIRouter(prefix="/api/v1", tags=["Operations"], route_class=ExactRoute, responses=refusals())
+router = APIRouter(prefix="/api/v1", tags=["Operations"], route_class=ExactRoute)
 
 
 class Health(Shown):
@@ -75,7 +75,7 @@ class ChargeExplained(Shown):
     lines: list[str]
 
 
-@router.get("/charges/{charge_id}", tags=["Billing"], responses=refusals(404))
+@router.get("/charges/{charge_id}", responses=refusals(404))
 async def explain_charge(charge_id: Annotated[str, Path(max_length=200)], service: Serving) -> ChargeExplained:
     """One charge explained, from the measurement through quantity, totals, price and arithmetic to the transfer."""
     async with snapshot(service.pool) as conn:

@@ -87,7 +87,7 @@ async def mend_piece(piece_id: UUID, request: Request, service: Serving) -> Piec
         return _with_bytes(await quarantine.repair(conn, piece_id, mended))
 
 
-@router.post("/replay", responses=refusals(404, 429))
+@router.post("/replay", responses=refusals(404, 429, body=True))
 async def replay_pieces(body: ReplayAsked, service: Serving) -> ReplayShown:
     """Reads pieces again, those that are named or a page of all that wait. What is recorded is closed."""
     done = await replay.replay(service.pool, service.clock, service.intake, body.ids, body.cursor)

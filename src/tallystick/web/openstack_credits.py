@@ -6,9 +6,9 @@ no way to.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -47,6 +47,14 @@ class BadRequest(TallyError):
     status = 400
 
 
+def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about the refusals of a route."""
+    content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in (*statuses, 401, 403, 503)
+    }
+
+
 @router.get("/ping", response_class=PlainTextResponse)
 async def ping(request: Request) -> Response:
     """Says that the service runs."""
@@ -65,7 +73,9 @@ _LINES = {
 }
 
 
-@router.post("/write", status_code=202, response_class=Response, openapi_extra=_LINES)
+@router.post(
+    "/write", status_code=202, response_class=Response, responses=_refuses(400, 413, 429), openapi_extra=_LINES
+)
 async def write(request: Request) -> Response:
     """Records lines of the InfluxDB line protocol.
 
@@ -76,7 +86,9 @@ async def write(request: Request) -> Response:
     return Response(status_code=202)
 
 
-@router.post("/api/v2/write", status_code=204, response_class=Response, openapi_extra=_LINES)
+@router.post(
+    "/api/v2/write", status_code=204, response_class=Response, responses=_refuses(400, 413, 429), openapi_extra=_LINES
+)
 async def write_v2(request: Request) -> Response:
     """The same for clients of InfluxDB 2, which write to this path."""
     await _record(request)
@@ -115,12 +127,6 @@ class History(BaseModel):
     metrics: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    since: datetime | None
-    until: datetime | None
-
-
 _HISTORY: dict[str, Any] = {
     "parameters": [
         {"name": "project_name", "in": "path", "required": True, "schema": {"type": "string"}},
@@ -139,7 +145,7 @@ _HISTORY: dict[str, Any] = {
 @router.get(
     "/api/credits_history/{project_name:key}",
     response_model=History,
-    responses={204: {"description": "Nothing was charged in this range"}},
+    responses={204: {"description": "Nothing was charged in this range"}, **_refuses(400, 404)},
     openapi_extra=_HISTORY,
 )
 async def credits_history(request: Request) -> Response:
@@ -149,13 +155,13 @@ async def credits_history(request: Request) -> Response:
     view = request.query_params.get("view", "left")
     if view not in ("left", "used"):
         raise BadRequest("view must be left or used")
-    span = _range(request)
+    since, until = _range(request)
     async with service.pool.connection() as conn:
         found = await service.customers.find(conn, [project])
         if not found or not await service.charges.any(conn, found[project][0]):
             raise NotFound(f"There is no history for project {project}")
         customer_id, payer = found[project]
-        points = await service.charges.history(conn, customer_id, payer.id, LEDGER, span.since, span.until)
+        points = await service.charges.history(conn, customer_id, payer.id, LEDGER, since, until)
     if not points:
         return Response(status_code=204)
     if view == "used":
@@ -178,12 +184,12 @@ def _project(request: Request) -> str:
         raise BadRequest(error.detail) from None
 
 
-def _range(request: Request) -> _Range:
+def _range(request: Request) -> tuple[datetime | None, datetime | None]:
     start, end = _time(request, "start_date"), _time(request, "end_date")
     if start is not None and end is not None and end <= start:
         raise BadRequest("end_date must be later than start_date")
     # Times are given and shown to the second, so the last second belongs to the range as a whole.
-    return _Range(start, None if end is None else end + timedelta(microseconds=999_999))
+    return start, None if end is None else end + timedelta(microseconds=999_999)
 
 
 def _time(request: Request, name: str) -> datetime | None:
@@ -203,7 +209,7 @@ def _number(microcredits: int) -> msgspec.Raw:
 # Costs
 
 
-@router.get("/api/metrics")
+@router.get("/api/metrics", responses=_refuses())
 async def metrics(request: Request) -> Response:
     """The counters that are measured, by their friendly names."""
     service: Service = request.app.state.service
@@ -228,7 +234,9 @@ _AMOUNTS = {
 }
 
 
-@router.post("/api/costs_per_hour", response_model=JsonNumber, openapi_extra=_AMOUNTS)
+@router.post(
+    "/api/costs_per_hour", response_model=JsonNumber, responses=_refuses(400, 404, 413), openapi_extra=_AMOUNTS
+)
 async def costs_per_hour(request: Request) -> Response:
     """What resources cost in an hour at today's general prices: the sum of the costs, each rounded by itself."""
     service: Service = request.app.state.service

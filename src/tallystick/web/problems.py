@@ -45,6 +45,10 @@ OPENSTACK_PATHS = (
 )
 
 
+_SENTENCES = {"Not Found": "there is nothing at this path", "Method Not Allowed": "this path does not take this method"}
+"""What Starlette's own refusals say on native routes."""
+
+
 class Surface(Enum):
     """Whose callers are served: it decides the shape of refusals and which keys are asked for."""
 
@@ -99,18 +103,18 @@ def say(surface: Surface, refusal: Refusal) -> Response:
         return Response(text.encode(errors="backslashreplace"), refusal.status, headers, "text/plain")
     if surface is Surface.CREDITS_SERVICE:
         return _json({"detail": refusal.faults or refusal.detail}, refusal.status, headers, "application/json")
-    body = {
+    body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(refusal.status).phrase,
         "status": int(refusal.status),
-        "detail": refusal.detail,
+        "detail": _SENTENCES.get(refusal.detail, refusal.detail),
         "code": refusal.code,
     }
     if refusal.field is not None:
         body["field"] = refusal.field
     if len(refusal.faults) > 1:
         body["errors"] = [{"field": _path(fault["loc"]), "detail": fault["msg"]} for fault in refusal.faults]
-    return _json(body | dict(refusal.more), refusal.status, headers, PROBLEM_JSON)
+    return _json({**body, **refusal.more}, refusal.status, headers, PROBLEM_JSON)
 
 
 async def answer(request: Request, error: Exception) -> Response:
