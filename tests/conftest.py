@@ -15,12 +15,16 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from tallystick.database.embedded import EmbeddedPostgres
 from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
 
 POOL_SIZE = 4
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

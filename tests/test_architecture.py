@@ -32,6 +32,8 @@ ORDER = (
     "settings",
     "service",
     "web",
+    "commands",
+    "demo",
     "cli",
 )
 """Each part may import itself and what stands before it; nothing else of ours."""

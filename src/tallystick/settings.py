@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Port to bind; 0 takes a free one."""
     data_dir: Path = Field(default_factory=default_data_dir, validation_alias=_named("DATA_DIR"))
     """Folder of the embedded PostgreSQL."""
+    postgres_user: str = Field("nobody", validation_alias=_named("POSTGRES_USER"))
+    """The unprivileged user under which the embedded PostgreSQL runs if the service runs as root."""
     database_url: str | None = Field(None, validation_alias=_named("DATABASE_URL"))
     """A PostgreSQL server of your own (15 or newer), instead of the embedded one."""
     database_pool_size: int = Field(8, ge=4, le=100, validation_alias=_named("DATABASE_POOL_SIZE"))

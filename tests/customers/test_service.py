@@ -111,6 +111,14 @@ async def test_a_key_that_cannot_exist_is_refused(conn: Connection, customers: C
     assert refused.value.field == "key"
 
 
+async def test_a_payer_pays_for_itself(conn: Connection, customers: Customers) -> None:
+    await customers.create(conn, NewCustomer("org"))
+    await customers.create(conn, NewCustomer("p1", payer="org"))
+    with pytest.raises(InvalidInput, match="payer must pay for itself, which 'p1' does not"):
+        await customers.create(conn, NewCustomer("p2", payer="p1"))
+    assert await customers.find(conn, ["p2"]) == {}
+
+
 async def test_who_pays_is_the_payer_under_its_own_policy(conn: Connection, customers: Customers) -> None:
     org = await customers.create(conn, NewCustomer("org", credit_policy="prepaid"))
     project = await customers.create(conn, NewCustomer("p1", payer="org"))

@@ -5,16 +5,12 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from hypothesis import settings
 
 from tallystick.database.pool import Connection
 from tallystick.kernel.clock import TestClock
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import Wallets
 from tests.conftest import new_database
-
-settings.register_profile("unhurried", deadline=None)  # how long an example takes says how busy the machine is
-settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def database(settings: Settings) -> Iterator[str]:
     if url := settings.database_url or attach(settings.data_dir):
         yield url
     else:
-        with EmbeddedPostgres.start(settings.data_dir) as server:
+        with EmbeddedPostgres.start(settings.data_dir, server_user=settings.postgres_user) as server:
             yield server.url
 
 

@@ -47,7 +47,7 @@ class Customers:
                 "name": new.name,
                 "email": new.email,
                 "parent_id": await self._id_of(conn, new.parent, "parent"),
-                "payer_id": await self._id_of(conn, new.payer, "payer"),
+                "payer_id": await self._payer_id(conn, new.payer),
                 "credit_policy": new.credit_policy,
                 "now": now,
             },
@@ -117,6 +117,12 @@ class Customers:
         if found := await self.find(conn, [key]):
             return found[key][0]
         raise InvalidInput(f"{field} names no customer: {key!r}", field=field)
+
+    async def _payer_id(self, conn: AsyncConnection, key: str | None) -> UUID | None:
+        payer_id = await self._id_of(conn, key, "payer")
+        if key is not None and (await self.find(conn, [key]))[key][1].id != payer_id:
+            raise InvalidInput(f"payer must pay for itself, which {key!r} does not", field="payer")
+        return payer_id
 
     async def _collision(self, conn: AsyncConnection, new: NewCustomer) -> Conflict:
         if new.email and await (await conn.execute(_SQL.email_taken, {"email": new.email})).fetchone():

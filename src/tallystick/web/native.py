@@ -52,7 +52,7 @@ def refusals(*statuses: int, body: bool = False) -> dict[int | str, dict[str, An
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(everything)}
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
