@@ -23,6 +23,7 @@ from tallystick.metering.openstack import install_openstack_meters
 from tallystick.metering.service import IntakeQueue, Meters
 from tallystick.metering.waiting import Settlement
 from tallystick.operations.explain import Explain
+from tallystick.operations.health import Health
 from tallystick.operations.verify import Verify
 from tallystick.pricing.service import Pricing
 from tallystick.settings import Settings
@@ -47,6 +48,9 @@ class Service:
     bills: Bills
     explain: Explain
     verify: Verify
+    health: Health
+    proving: asyncio.Lock
+    """Held while the books are verified on somebody's request: it reads all of them."""
 
 
 @asynccontextmanager
@@ -86,6 +90,7 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool) -> Service:
     pricing = Pricing(clock, customers)
     directories = Directories(clock, pricing, customers)
     charges = Charges()
+    intake = IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets))
     return Service(
         settings=settings,
         clock=clock,
@@ -95,11 +100,13 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool) -> Service:
         pricing=pricing,
         meters=Meters(clock, pricing),
         wallets=wallets,
-        intake=IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets)),
+        intake=intake,
         settlement=Settlement(pool, pricing, wallets),
         instructions=Instructions(pool, clock, customers, ledger, wallets),
         charges=charges,
         bills=Bills(clock, settings.zone, customers, charges),
         explain=Explain(pricing),
         verify=Verify(pricing),
+        health=Health(intake),
+        proving=asyncio.Lock(),
     )

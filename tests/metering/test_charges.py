@@ -96,7 +96,7 @@ async def test_what_waits_for_a_price_is_listed_without_an_amount(service: Servi
     await submit(service, measurement(value=2))
     (charge,) = await charges(service)
     assert charge.quantity == 2
-    assert charge.price_id is charge.asset is charge.amount is charge.transfer_id is None
+    assert (charge.price_id, charge.asset) == (charge.amount, charge.transfer_id) == (None, None)
 
 
 async def test_pages_go_back_in_time_and_leave_nothing_out(service: Service) -> None:

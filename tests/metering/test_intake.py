@@ -179,6 +179,20 @@ async def test_usage_before_the_first_price_waits_and_its_neighbours_do_not(serv
     assert await charged(service, "ada") == 20_000_000
 
 
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_price_ends_where_the_next_one_or_the_customer_s_own_begins(service: Service, order: int) -> None:
+    """All of it within one stream and month, whose price is remembered from one measurement to the next."""
+    await create_customer(service, "ada")
+    for day, (customer, amount) in enumerate([(None, 1), (None, 10), ("ada", 100), (None, 1000), ("ada", 10000)]):
+        model = {"type": "per_unit", "amount": str(amount)}
+        await create_price(service, model=model, customer=customer, since=MARCH + timedelta(days=day))
+    edges = [MARCH + timedelta(days=day, microseconds=before) for day in range(5) for before in (-1, 0)]
+    await submit(service, *(measurement(at=at) for at in edges[::order]))
+    amounts = await fetch(service, "select amount from measurements order by at")
+    millions = [None, 1, 1, 10, 10, 100, 100, 100, 100, 10000]
+    assert [amount for (amount,) in amounts] == [each and each * 1_000_000 for each in millions]
+
+
 async def test_lines_of_an_unknown_meter_wait_in_quarantine_beside_their_neighbours(service: Service) -> None:
     lines = [measurement(meter=meter, source="line-protocol") for meter in ("unknown", "project_vcpu_usage", "unknown")]
     receipt = await service.intake.submit(batch(lines, source="line-protocol", creates_meters=False))

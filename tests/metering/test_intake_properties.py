@@ -77,8 +77,9 @@ def stories(draw: st.DrawFn) -> Story:
     """Meters and customers have their places as keys; customers are given by payer and policy."""
     counting = draw(st.lists(st.sampled_from(COUNTING), min_size=1, max_size=4))
     customers: list[tuple[str | None, CreditPolicy]] = [(None, draw(policies))]
-    for number in range(1, draw(st.integers(1, 3))):
-        customers.append((draw(st.none() | st.integers(0, number - 1).map(str)), draw(policies)))
+    for _ in range(draw(st.integers(0, 3))):
+        payers = [str(place) for place, (payer, _) in enumerate(customers) if payer is None]
+        customers.append((draw(st.none() | st.sampled_from(payers)), draw(policies)))
     meter_keys = st.integers(0, len(counting) - 1).map(str)
     customer_keys = st.integers(0, len(customers) - 1).map(str)
     price = st.fixed_dictionaries(

@@ -171,10 +171,13 @@ async def test_a_database_that_fails_is_unavailable(client: httpx.AsyncClient, m
 
 async def test_health_says_when_the_database_is_away(client: httpx.AsyncClient, service: Service) -> None:
     healthy = await client.get("/api/v1/health")
-    assert (healthy.status_code, healthy.json()) == (200, {"status": "healthy", "database": "reachable"})
+    said = healthy.json()
+    assert (healthy.status_code, said["status"], said["database"]["status"]) == (200, "healthy", "healthy")
+    assert said["intake"] == {"queued": 0}
     await service.pool.close()
     unhealthy = await client.get("/api/v1/health")
-    assert (unhealthy.status_code, unhealthy.json()) == (503, {"status": "unhealthy", "database": "unreachable"})
+    said = unhealthy.json()
+    assert (unhealthy.status_code, said["status"], said["database"]["status"]) == (503, "unhealthy", "unhealthy")
 
 
 async def test_native_bodies_must_be_json(client: httpx.AsyncClient) -> None:

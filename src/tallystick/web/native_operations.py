@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import psycopg
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from tallystick.kernel.errors import Overloaded
 from tallystick.metering.charges import ChargeId
+from tallystick.operations.health import Status
 from tallystick.operations.verify import snapshot
 from tallystick.web.native import DecimalText, Serving, Shown, refusals
 from tallystick.web.routes import ExactRoute
 from tallystick.web.values import Key
 
-HEALTH_TIMEOUT_SECONDS = 2
+VERIFY_AGAIN_SECONDS = 10
 
 router = APIRouter(prefix="/api/v1", tags=["Operations"], route_class=ExactRoute)
 
 
+class DatabaseShown(Shown):
+    status: Status
+    version: str | None = None
+    latency_ms: int | None = None
+
+
+class IntakeShown(Shown):
+    queued: int
+
+
 class Health(Shown):
-    status: Literal["healthy", "unhealthy"]
-    database: Literal["reachable", "unreachable"]
+    status: Status
+    database: DatabaseShown
+    intake: IntakeShown
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(service: Serving) -> Response:
-    """Whether the service works, and its database answers within two seconds."""
-    try:
-        async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS), service.pool.connection() as conn:
-            await conn.execute("select 1")
-    except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError):
-        return JSONResponse({"status": "unhealthy", "database": "unreachable"}, 503)
-    return JSONResponse({"status": "healthy", "database": "reachable"})
+    """Whether the service can do its work: its database answers within two seconds."""
+    condition = await service.health.check(service.pool)
+    return JSONResponse(condition, 200 if condition["status"] == "healthy" else 503)
 
 
 class CheckShown(Shown):
@@ -49,10 +56,15 @@ class VerdictShown(Shown):
     checks: list[CheckShown]
 
 
-@router.get("/verify", responses=refusals(404))
+@router.get("/verify", responses=refusals(404, 429))
 async def verify(service: Serving, customer: Key | None = None) -> VerdictShown:
-    """Proves the books, of everybody or of one customer: about three seconds per million measurements."""
-    async with snapshot(service.pool) as conn:
+    """Proves the books, of everybody or of one customer: about three seconds per million measurements.
+
+    One proof runs at a time; whoever asks meanwhile gets 429.
+    """
+    if service.proving.locked():
+        raise Overloaded("the books are being verified already", retry_after_seconds=VERIFY_AGAIN_SECONDS)
+    async with service.proving, snapshot(service.pool) as conn:
         return VerdictShown.model_validate(await service.verify.run(conn, customer))
 
 
