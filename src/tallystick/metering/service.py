@@ -20,13 +20,13 @@ from tallystick.pricing.service import Pricing
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
-LANES = 2
+LANES = 4
 """Customers are spread over this many lanes. Batches of a lane are recorded one after the other, lanes beside each
 other: while the database works for one, the next transaction of another is prepared, and no two ever wait for the same
 customer."""
 
 MAX_GROUP_MEASUREMENTS = 30_000
-MAX_QUEUED_MEASUREMENTS = 100_000
+MAX_QUEUED_MEASUREMENTS = 50_000
 """Per lane."""
 
 
