@@ -42,10 +42,11 @@ def clock() -> TestClock:
 @pytest.fixture
 async def start_service(database_url: str, clock: TestClock) -> AsyncIterator[StartService]:
     """Starts what one server process would: each call another one, with connections, memory and lanes of its own."""
+    settings = Settings(dev=True, database_pool_size=4)
     async with AsyncExitStack() as services:
 
         async def start() -> Service:
-            return await services.enter_async_context(open_service(Settings(database_pool_size=4), database_url, clock))
+            return await services.enter_async_context(open_service(settings, database_url, clock))
 
         yield start
 

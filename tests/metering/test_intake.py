@@ -7,7 +7,9 @@ import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
+from typing import Any
 
+import httpx
 import msgspec
 import psycopg
 import pytest
@@ -17,6 +19,7 @@ from tallystick.metering.intake import Intake, Recorded
 from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
 from tallystick.metering.sources.values import EARLIEST, LATEST
 from tallystick.service import Service
+from tallystick.web.app import create_app
 from tests.metering.books import (
     COUNTING,
     DOLLARS,
@@ -412,19 +415,31 @@ async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_p
     await assert_books_agree(service, accountant, {"ada": "ada"})
 
 
-async def test_a_price_has_no_upper_bound(service: Service) -> None:
-    """10^17 units at 10^12 are 10^35 microcredits: beyond 64 bits, and beyond what one instruction may move."""
+async def test_a_charge_has_no_upper_bound(service: Service) -> None:
+    """10^17 units at 10^12 are 10^29 credits: beyond 64 bits, and beyond what one instruction may move."""
     await create_price(service, model={"type": "per_unit", "amount": "1000000000000", "per": "1"})
     await create_customer(service, "prepaid", credit_policy="prepaid")
-    for customer in ("ada", "prepaid"):
-        await submit(service, measurement(customer, 10**17))
-        standing = await balance(service, customer)
-        assert (standing.used, standing.balance) == (10**35, -(10**35))
-    async with service.pool.connection() as conn:
-        (charge,) = (await service.charges.page(conn, (await service.customers.get(conn, "ada")).id, None, 10)).items
-        bill = await service.bills.bill(conn, "ada")
-    assert charge.amount == 10**35
-    assert bill.totals == {"CREDIT": 10**35}
+    books = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=books, base_url="http://books") as client:
+
+        async def ask(path: str, document: object = None) -> Any:
+            response = await (client.get(path) if document is None else client.post(path, json=document))
+            assert response.status_code == 200, response.text
+            return response.json(parse_float=Decimal)
+
+        for customer in ("ada", "prepaid"):
+            data = {"value": 10**17}
+            event = {"id": "1", "subject": customer, "type": "tokens", "time": MARCH.isoformat(), "data": data}
+            assert (await ask("/api/v1/events", event))["accepted"] == 1
+            (standing,) = (await ask(f"/api/v1/customers/{customer}"))["balances"]
+            assert (standing["used"], standing["balance"]) == (str(10**29), str(-(10**29)))
+            assert (await ask("/api/v1/balance", {"user_id": customer}))["balance"] == -(10**29)
+            bill = await ask(f"/api/v1/customers/{customer}/bill?month=2026-03")
+            assert bill["totals"] == [{"asset": "CREDIT", "amount": str(10**29)}]
+            (charge,) = (await ask(f"/api/v1/customers/{customer}/charges"))["items"]
+            assert (charge["value"], charge["amount"]) == (str(10**17), str(10**29))
+            assert (await ask(f"/api/v1/charges/{charge['id']}"))["amount"] == str(10**29)
+        assert (await ask("/api/v1/verify"))["holds"]
 
 
 TEXTS = (
