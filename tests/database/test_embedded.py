@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -275,10 +275,13 @@ class TestKilled:
             remember(url)
             servers = descendants(killed.pid)
             everything = (psutil.Process(killed.pid), *servers)
-            for process in everything:
-                process.suspend()  # or the first to be killed would have the others end in good order
-            for process in everything:
-                process.kill()
+            for act in (
+                psutil.Process.suspend,
+                psutil.Process.kill,
+            ):  # or the first's death would have others end in order
+                for process in everything:
+                    with suppress(psutil.NoSuchProcess):  # workers come and go
+                        act(process)
             wait_for_end(servers)
         assert (data_dir / "postgres/cluster/postmaster.pid").exists()
         with EmbeddedPostgres.start(data_dir) as server:

@@ -94,7 +94,7 @@ def stories(draw: st.DrawFn) -> Story:
         }
     )
     one_start = itemgetter("meter", "kind", "customer", "since")
-    prices = draw(st.lists(price, max_size=6, unique_by=one_start))
+    prices = draw(st.lists(price, min_size=1, max_size=6, unique_by=one_start))
     measurements = st.builds(
         Measurement,
         source=st.sampled_from(["events:a", "events:b"]),
@@ -108,8 +108,10 @@ def stories(draw: st.DrawFn) -> Story:
         agent=st.sampled_from(["", "bot"]),
         unit_price=st.none() | st.decimals("0", "9", places=4),
     )
-    batches: list[list[Measurement] | int] = list(draw(st.lists(st.lists(measurements, max_size=12), max_size=5)))
-    again = [draw(st.sampled_from(batches)) for _ in range(draw(st.integers(0, 2)) if batches else 0)]
+    batches: list[list[Measurement] | int] = list(
+        draw(st.lists(st.lists(measurements, min_size=2, max_size=15), min_size=2, max_size=6))
+    )
+    again = [draw(st.sampled_from(batches)) for _ in range(draw(st.integers(0, 2)))]
     return Story(counting, customers, prices, draw(st.permutations([*batches, *again, *range(len(prices))])))
 
 
@@ -145,7 +147,7 @@ def orders(draw: st.DrawFn) -> tuple[list[Measurement], list[list[Measurement]]]
     events = [
         measurement(value=value, at=at, sender_id=str(number), kind=kind)
         for number, (value, at, kind) in enumerate(
-            draw(st.lists(st.tuples(values, instants, kinds), min_size=1, max_size=25))
+            draw(st.lists(st.tuples(values, instants, kinds), min_size=4, max_size=30))
         )
     ]
     again = draw(st.lists(st.sampled_from(events), max_size=8))
