@@ -76,7 +76,9 @@ def serve(
             signal.signal(number, _leave)
         url = settings.database_url
         if url is None:
-            url = resources.enter_context(EmbeddedPostgres.start(settings.data_dir, server_user=settings.postgres_user)).url
+            url = resources.enter_context(
+                EmbeddedPostgres.start(settings.data_dir, server_user=settings.postgres_user)
+            ).url
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, url, listener, lambda: _announce(settings, listener, as_json=json)))
         for number in (signal.SIGINT, signal.SIGTERM):
