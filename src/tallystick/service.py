@@ -55,7 +55,7 @@ class Service:
 
 @asynccontextmanager
 async def open_service(settings: Settings, url: str, clock: Clock | None = None) -> AsyncIterator[Service]:
-    """Migrates the database at ``url``, opens everything, finishes what was left half done, and in the end closes it."""
+    """Migrates the database at ``url``, opens everything, finishes what was left half done; closes it in the end."""
     clock = clock or SystemClock()
     await asyncio.to_thread(migrate, url)
     pool = await open_pool(url, size=settings.database_pool_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -54,6 +56,28 @@ async def test_how_a_meter_counts_is_fixed_once_it_has_measurements(service: Ser
     assert refused.value.field == "kind"
     described = Meter("m", unit="h", name="hours", description="may change at any time")
     assert await put_meter(service, described) == described
+
+
+async def test_a_meter_never_changes_between_two_of_its_measurements(
+    service: Service, start_service: StartService
+) -> None:
+    """A change races with usage at another process: it comes before all of it, or is refused."""
+    other = await start_service()
+    for number in range(12):
+        key = f"m{number}"
+        await put_meter(service, Meter(key))
+        usage = [submit(other, measurement(meter=key, value=7)) for _ in range(3)]
+        change = put_meter(service, Meter(key, "counter"))
+        *_, outcome = await asyncio.gather(*usage[: number % 3], change, *usage[number % 3 :], return_exceptions=True)
+        assert not isinstance(outcome, BaseException)
+    rows = await fetch(
+        service,
+        "select mt.kind, count(m.remark), count(*) from meters as mt join series as s on s.meter = mt.key"
+        " join measurements as m on m.customer_id = s.customer_id and m.series_id = s.id group by mt.key, mt.kind",
+    )
+    assert len(rows) == 12
+    for kind, counted_by_a_counter, measurements in rows:
+        assert (counted_by_a_counter, measurements) == (3 if kind == "counter" else 0, 3)
 
 
 async def test_what_waits_in_quarantine_does_not_fix_a_meter(service: Service) -> None:

@@ -13,6 +13,8 @@ from tests.system import load
 from tests.system.conftest import MakeServer, Server
 from tests.system.load import Sender
 
+pytestmark = pytest.mark.integration
+
 ROUNDS = int(os.environ.get("TALLY_CRASH_ROUNDS", "5"))
 SEED = int(os.environ.get("TALLY_CRASH_SEED", "1"))
 SENDERS = 6
