@@ -1,7 +1,7 @@
 """Careful senders: each sends its requests in order, sends again what was not answered, and some of what was.
 
-What they sent is what the books must hold in the end, whatever happened in between: every measurement once, every bill
-and top-up once.
+What they sent is what the books must hold in the end, whatever happened in between: every measurement and every bill
+once.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.system.conftest import Server
 BEGIN = datetime(2026, 3, 27, tzinfo=UTC)
 """Usage goes on from here into April."""
 
-GRANTED = 1_000_000
-"""Credits with which every wallet begins: more than anybody bills."""
+PLENTY = 1_000_000
+"""Credits with which wallets begin that are billed: more than anybody bills."""
 
 METERS = {
     "tokens": Meter("tokens"),
@@ -58,7 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "late": {"type": "per_unit", "amount": "1", "per": "3"},
 }
 CUSTOMERS = {"ada": None, "lab": None, "org": None, "org-left": "org", "org-right": "org"}
-"""Payers by customer; ``org`` is prepaid."""
+"""Payers by customer; ``org`` is prepaid, and soon in arrears."""
 
 WALLETS = ("wallet-1", "wallet-2")
 
@@ -200,9 +200,9 @@ def set_up(server: Server) -> None:
     for key, payer in CUSTOMERS.items():
         policy = "prepaid" if key == "org" else "postpaid"
         server.post("/api/v1/customers", {"key": key, "payer": payer, "credit_policy": policy})
-        server.post(f"/api/v1/customers/{key}/grants", {"asset": "CREDIT", "amount": str(GRANTED)})
+        server.post(f"/api/v1/customers/{key}/grants", {"asset": "CREDIT", "amount": "5"})
     for wallet in WALLETS:
-        server.post("/api/v1/accounts", {"user_id": wallet, "initial_balance": GRANTED})
+        server.post("/api/v1/accounts", {"user_id": wallet, "initial_balance": PLENTY})
     for key, meter in METERS.items():
         if meter.kind != "counter":  # it is built in
             server.put(f"/api/v1/meters/{key}", {"kind": meter.kind, "aggregation": meter.aggregation})
@@ -252,8 +252,11 @@ def under_load(senders: list[Sender], urls: list[str]) -> Iterator[Load]:
             each.result()
 
 
-def assert_everything_is_charged_once(server: Server, senders: list[Sender]) -> None:
-    """The service's books, read through its routes, are those of an accountant who got every request once."""
+def assert_everything_is_charged_once(server: Server, senders: list[Sender]) -> Accountant:
+    """The service's books, read through its routes, are those of an accountant who got every request once.
+
+    Returns the accountant.
+    """
     requests = list(dict.fromkeys(request for sender in senders for request in sender.answered))
     accountant = _accountant(server, requests)
     customers = {customer for customer, *_ in accountant.totals}
@@ -277,6 +280,7 @@ def assert_everything_is_charged_once(server: Server, senders: list[Sender]) -> 
         assert Decimal(standing["granted"]) - Decimal(standing["used"]) == Decimal(standing["balance"])
     verdict = server.get("/api/v1/verify")
     assert verdict["holds"], verdict
+    return accountant
 
 
 def _accountant(server: Server, requests: list[Request]) -> Accountant:

@@ -48,16 +48,15 @@ async def running_service(data_dir: Path) -> AsyncIterator[str]:
             start_new_session=True,  # Ctrl-C is for the demo, which then stops the service
         )
     try:
-        yield await _url(process, log)
+        yield await _url(process.stdout, log)
     finally:
         await _stop(process)
 
 
-async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
-    assert process.stdout is not None
+async def _url(output: asyncio.StreamReader | None, log: Path) -> str:
     try:
         async with asyncio.timeout(START_TIMEOUT_SECONDS):
-            ready = await process.stdout.readline()
+            ready = await output.readline() if output else b""
         return str(json.loads(ready)["url"])
     except (TimeoutError, ValueError, KeyError):
         raise ServiceFailed(f"the service did not start; its log ends with\n{_tail(log)}") from None

@@ -287,7 +287,8 @@ class _Proof:
     async def _name_charge(self, price_id: str, quantity: Decimal, after: Decimal, amount: Decimal) -> str:
         figures = {"price_id": price_id, "quantity": quantity, "total_after": after, "amount": amount}
         row = await (await self._conn.execute(_SQL.charge_like, self._parameters | figures, prepare=False)).fetchone()
-        assert row is not None, "a snapshot does not change"
+        if row is None:
+            raise LookupError("a charge was counted that this snapshot does not have")
         charge, price = ChargeId(*row), self._prices.get(UUID(price_id))
         if price is None:
             return f"charge {charge}: there is no price {price_id}"
