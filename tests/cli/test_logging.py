@@ -51,7 +51,7 @@ def test_a_level_holds_for_loggers_that_exist_already(logs: io.StringIO) -> None
 
 
 def test_a_traceback_tells_where_and_not_what(logs: io.StringIO) -> None:
-    secret = "hunter2"
+    secret = "hunter2"  # pragma: allowlist secret
     try:
         raise ValueError(f"duplicate key\nDETAIL: Key (email)=({secret})")
     except ValueError:

@@ -131,7 +131,7 @@ def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str, fo
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://tally:s3cret@/tally?host=/nowhere",
+        "postgresql://tally:s3cret@/tally?host=/nowhere",  # pragma: allowlist secret
         "host=/nowhere user=tally password=s3cret",
         "tally:s3cret@localhost",
     ],

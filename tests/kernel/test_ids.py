@@ -112,7 +112,7 @@ def test_a_uuid_in_capitals_is_the_same_uuid() -> None:
 @pytest.mark.parametrize(
     "sender",
     [
-        "0198f0a07b1c7d2e8f3a4b5c6d7e8f90",
+        "0198f0a07b1c7d2e8f3a4b5c6d7e8f90",  # pragma: allowlist secret
         "{198f0a0-7b1c-7d2e-8f3a-4b5c6d7e8f9}",
         "0198f0a0-7b1c-7d2e-8f3a-4b5c6d7e8f9g",
         "0198f0a0-7b1c-7d2e-8f3a-4b5c6d7e8f9\n",

@@ -63,7 +63,7 @@ def test_dev_opens_everything_until_the_credits_service_has_keys() -> None:
 
 
 async def test_administrators_and_clients_have_their_own_routes(service: Service) -> None:
-    async with asking(service, dev=False, api_keys="shop", admin_api_keys="boss") as client:
+    async with asking(service, dev=False, api_keys="shop", admin_api_keys="boss") as client:  # pragma: allowlist secret
 
         async def status(method: str, path: str, key: str | None) -> int:
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}

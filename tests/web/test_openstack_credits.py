@@ -318,7 +318,7 @@ async def test_costs_of_an_unknown_metric_are_404(client: httpx.AsyncClient) -> 
 
 
 async def test_without_dev_every_route_but_ping_asks_for_a_key(service: Service) -> None:
-    async with asking(service, dev=False, api_keys="secret") as client:
+    async with asking(service, dev=False, api_keys="secret") as client:  # pragma: allowlist secret
         assert (await client.get("/ping")).status_code == 200
         for method, path in (
             ("POST", "/write"),

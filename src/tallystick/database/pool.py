@@ -97,7 +97,7 @@ async def wait_for_server(url: str, *, timeout_seconds: float = SERVER_WAIT_SECO
 def unreachable(url: str, error: psycopg.Error) -> Unavailable:
     """What to raise when connecting to ``url`` has failed with ``error``. Never shows a password."""
     if not isinstance(error, psycopg.OperationalError):  # its text would quote the URL
-        return Unavailable("the database URL cannot be read: it must look like postgresql://user:password@host/name.")
+        return Unavailable("the database URL cannot be read: it must look like postgresql://USER@HOST/NAME.")
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return Unavailable(f"the database ({redact(url)}) cannot be reached: {reason[0].rstrip('.')}.")
 

@@ -72,7 +72,8 @@ copy measurements (
 
 -- name: waiting_customers
 select distinct customer_id from usage_totals
-where price_id = '00000000-0000-0000-0000-000000000000' and meter = :meter and kind = :kind and customer_id > :after
+where price_id = '00000000-0000-0000-0000-000000000000' and meter = :meter and kind = :kind and measurements <> 0
+    and customer_id > :after
 order by customer_id
 limit :limit
 
