@@ -114,6 +114,7 @@ def redact(url: str) -> str:
 async def _configure(connection: Connection) -> None:
     connection.prepared_max = PREPARED_MAX
     await connection.execute("SET TIME ZONE 'UTC'")
+    await connection.execute("SET DateStyle = 'ISO, YMD'")  # psycopg reads no other, and a server may be set to one
 
 
 async def _check(connection: Connection, pool: Pool) -> None:
