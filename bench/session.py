@@ -30,7 +30,7 @@ class Options:
     """What may be chosen; the defaults are those of the issue."""
 
     seconds: float = 20.0
-    in_flight: int = 4
+    in_flight: int = 8
     connections: int = 64
     fill: int = MILLION
 
