@@ -275,11 +275,7 @@ async def test_each_of_several_keys_is_let_in(service: Service) -> None:
 
 async def test_browsers_of_allowed_origins_may_ask_before_they_have_a_key(service: Service) -> None:
     origin = "https://app.example.com"
-    async with asking(
-        service,
-        api_keys="secret",
-        cors_allowed_origins=f"{origin},https://b.example",  # pragma: allowlist secret
-    ) as client:  # pragma: allowlist secret
+    async with asking(service, **CLIENTS, cors_allowed_origins=f"{origin},https://b.example") as client:
         preflight = await client.options(
             "/api/v1/bill",
             headers={
