@@ -1,0 +1,36 @@
+"""The documentation names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import AliasChoices
+
+from tallystick.cli import app
+from tallystick.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def test_every_setting_is_in_the_reference_with_its_other_names() -> None:
+    reference = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    documented = {tuple(re.findall(r"`(\w+)`", f"{row[1]} {row[2]}")) for row in _rows(reference)}
+    expected = set()
+    for field in Settings.model_fields.values():
+        assert isinstance(field.validation_alias, AliasChoices)
+        expected.add(tuple(str(choice) for choice in field.validation_alias.choices))
+    assert documented == expected
+
+
+def test_every_command_is_in_the_reference() -> None:
+    reference = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `tally ([a-z]+)", reference, re.MULTILINE))
+    commands = {info.name or str(getattr(info.callback, "__name__", "")) for info in app.registered_commands}
+    groups = {info.name for info in app.registered_groups}
+    assert documented == commands | groups
+
+
+def _rows(markdown: str) -> list[list[str]]:
+    return [line.split("|") for line in markdown.splitlines() if line.startswith("| `")]
