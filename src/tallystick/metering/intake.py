@@ -34,6 +34,7 @@ from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Un
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
 from tallystick.pricing.functions import Dynamic
+from tallystick.pricing.model import Price
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
@@ -86,7 +87,7 @@ class Intake:
         await self._quantify(conn, fresh)
         totals = await self._total(conn, fresh)
         _price(totals)
-        movements = _movements(fresh)
+        movements = _movements(totals)
         await self._store(conn, fresh, now)
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
@@ -136,7 +137,7 @@ class Intake:
                     entries.append(
                         Entry(
                             number,
-                            f"{measurement_id(measurement.source, measurement.sender_id):032x}",
+                            "%032x" % measurement_id(measurement.source, measurement.sender_id),  # noqa: UP031 (twice as fast)
                             measurement,
                             stream,
                             stream.window(measurement.at, prices, zone),
@@ -164,8 +165,8 @@ class Intake:
         cursor = await conn.execute(
             _SQL.known,
             {
-                "customer_ids": array(entry.stream.customer for entry in entries),
-                "ids": array(entry.id for entry in entries),
+                "customer_ids": array([entry.stream.customer for entry in entries]),
+                "ids": array([entry.id for entry in entries]),
             },
         )
         known = {place - 1 for (place,) in await cursor.fetchall()}
@@ -271,10 +272,10 @@ def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:
     """Charges each entry ``F(after) - F(before)`` of the total it was added to."""
     add = EXACT.add
     for before_all, group in totals:
-        quantity, first = before_all, group[0]
-        if first.total == first.window.waiting or first.window.price is None:
+        price = _price_of(group)
+        if price is None:
             continue
-        function = first.window.price.function
+        quantity, function = before_all, price.function
         cost = function(quantity)
         for entry in group:
             quantity = entry.after = add(quantity, entry.quantity)
@@ -282,21 +283,29 @@ def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:
             entry.amount = cost - before
 
 
-def _movements(fresh: list[Entry]) -> list[Movement]:
+def _price_of(group: list[Entry]) -> Price | None:
+    """The price of a total, given the entries that were added to it."""
+    window = group[0].window
+    return None if group[0].total == window.waiting else window.price
+
+
+def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
     """One movement per payer and asset, named by the first measurement it charges: none is ever charged by two."""
-    groups: dict[tuple[int, int], list[Entry]] = {}
-    for entry in fresh:
-        if entry.amount and entry.window.price is not None:
-            groups.setdefault((entry.stream.payer.id.int, entry.window.price.ledger), []).append(entry)
+    charged: dict[tuple[int, int], list[Entry]] = {}
+    for _, group in totals:
+        if (price := _price_of(group)) is not None:
+            place = group[0].stream.payer.id.int, price.ledger
+            charged.setdefault(place, []).extend([entry for entry in group if entry.amount])
     movements = []
-    for (_, ledger), group in groups.items():
-        payer_id = group[0].stream.payer.id
-        movement_id = derived_id("usage", payer_id, str(ledger), group[0].stream.customer, group[0].id)
-        movement_text = movement_id.hex
-        for entry in group:
-            entry.movement = movement_text
-        amount = sum(entry.amount or 0 for entry in group)
-        movements.append(Movement(movement_id, group[0].stream.payer, ledger, amount))
+    for (_, ledger), entries in charged.items():
+        if entries:
+            first = entries[0]
+            movement_id = derived_id("usage", first.stream.payer.id, str(ledger), first.stream.customer, first.id)
+            movement_text = movement_id.hex
+            for entry in entries:
+                entry.movement = movement_text
+            amount = sum([entry.amount or 0 for entry in entries])
+            movements.append(Movement(movement_id, first.stream.payer, ledger, amount))
     return movements
 
 
