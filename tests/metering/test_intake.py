@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from tallystick.database.pool import Connection
+from tallystick.metering.directory import Directories
 from tallystick.metering.intake import Intake, Recorded
 from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
 from tallystick.metering.sources.values import EARLIEST, LATEST
@@ -260,6 +261,23 @@ async def test_what_cannot_be_read_stops_nothing_else(service: Service) -> None:
     receipt = await service.intake.submit(batch([], unreadable=rubbish))
     assert (receipt.accepted, len(receipt.rejected)) == (0, 2)
     assert await fetch(service, "select raw from quarantine order by raw") == [(b"\x00\xff",), (b"not json",)]
+
+
+async def test_what_one_transaction_knows_another_may_not_make_it_forget(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory starts again empty while a transaction that relied on it waits for the database."""
+    await create_price(service)
+    await submit(service, measurement("known"))
+    create_streams = Directories.create_streams
+
+    async def forgetful(directories: Directories, *arguments: Any) -> Any:
+        directories._current.streams.clear()
+        return await create_streams(directories, *arguments)
+
+    monkeypatch.setattr(Directories, "create_streams", forgetful)
+    (receipt,) = await record_together(service, batch([measurement("known"), measurement("new")]))
+    assert (receipt.accepted, receipt.duplicates) == (2, 0)
 
 
 async def test_a_batch_without_anything_is_nothing(service: Service) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from uuid import UUID
@@ -81,7 +82,7 @@ class Intake:
         directory = await self._directories.enter(conn)
         unreadable = [list(batch.unreadable) for batch in batches]
         keys = [[stream_key(measurement) for measurement in batch.measurements] for batch in batches]
-        streams = await self._identify(conn, directory, batches, keys, unreadable)
+        streams, new = await self._identify(conn, directory, batches, keys, unreadable)
         sent = self._entries(directory, streams, batches, keys)
         fresh = await self._sift(conn, sent)
         await self._quantify(conn, fresh)
@@ -92,7 +93,7 @@ class Intake:
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
             await quarantine(conn, batch.source, pieces, now)
-        return Recorded(_receipts(batches, unreadable, sent, fresh), directory, streams)
+        return Recorded(_receipts(batches, unreadable, sent, fresh), directory, new)
 
     async def _identify(
         self,
@@ -101,19 +102,22 @@ class Intake:
         batches: list[Batch],
         keys: list[list[StreamKey]],
         unreadable: list[list[Unreadable]],
-    ) -> dict[StreamKey, Stream]:
-        """Streams that the directory does not know yet, created.
+    ) -> tuple[dict[StreamKey, Stream | None], dict[StreamKey, Stream]]:
+        """The stream of every key, and those among them that the directory did not know and were created.
 
-        Usage of an unknown meter that may not be created becomes unreadable.
+        Usage of an unknown meter that may not be created becomes unreadable, and its key has no stream. What the directory
+        knows is taken from it at once: another transaction may let it forget while this one waits.
         """
         known = directory.streams
+        streams: dict[StreamKey, Stream | None] = {}
         missing: dict[StreamKey, bool] = {}
         for batch, batch_keys in zip(batches, keys, strict=True):
-            for key in batch_keys:
-                if key not in known:
+            for key in set(batch_keys):
+                streams[key] = known.get(key)
+                if streams[key] is None:
                     missing[key] = missing.get(key, False) or batch.creates_meters
         if not missing:
-            return {}
+            return streams, {}
         wanted = (key[2] for key, creates in missing.items() if creates)
         meters = await self._directories.create_meters(conn, directory, wanted)
         for batch, pieces in zip(batches, unreadable, strict=True):
@@ -123,16 +127,20 @@ class Intake:
                     for measurement, index in zip(batch.measurements, batch.indexes, strict=True)
                     if measurement.meter not in meters
                 )
-        return await self._directories.create_streams(conn, meters, [key for key in missing if key[2] in meters])
+        new = await self._directories.create_streams(conn, meters, [key for key in missing if key[2] in meters])
+        return streams | new, new
 
     def _entries(
-        self, directory: Directory, new: dict[StreamKey, Stream], batches: list[Batch], keys: list[list[StreamKey]]
+        self,
+        directory: Directory,
+        streams: dict[StreamKey, Stream | None],
+        batches: list[Batch],
+        keys: list[list[StreamKey]],
     ) -> list[Entry]:
-        known, prices, zone = directory.streams, directory.prices, self._zone
+        prices, zone = directory.prices, self._zone
         entries = []
         for number, batch in enumerate(batches):
-            for measurement, key in zip(batch.measurements, keys[number], strict=True):
-                stream = known.get(key) or new.get(key)
+            for measurement, stream in zip(batch.measurements, map(streams.__getitem__, keys[number]), strict=True):
                 if stream is not None:
                     entries.append(
                         Entry(
@@ -256,11 +264,7 @@ def _total_of(entry: Entry) -> TotalKey:
 
 
 def _sum(group: list[Entry]) -> Decimal:
-    add = EXACT.add
-    total = group[0].quantity
-    for entry in group[1:]:
-        total = add(total, entry.quantity)
-    return total
+    return reduce(EXACT.add, [entry.quantity for entry in group])
 
 
 def _scope(entry: Entry) -> UUID:
