@@ -105,8 +105,8 @@ class Intake:
     ) -> tuple[dict[StreamKey, Stream | None], dict[StreamKey, Stream]]:
         """The stream of every key, and those among them that the directory did not know and were created.
 
-        Usage of an unknown meter that may not be created becomes unreadable, and its key has no stream. What the directory
-        knows is taken from it at once: another transaction may let it forget while this one waits.
+        Usage of an unknown meter that may not be created becomes unreadable, and its key has no stream. What the
+        directory knows is taken from it at once: another transaction may let it forget while this one waits.
         """
         known = directory.streams
         streams: dict[StreamKey, Stream | None] = {}
