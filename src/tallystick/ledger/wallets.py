@@ -109,6 +109,11 @@ def account_id(customer_id: UUID, ledger: int, code: AccountCode) -> UUID:
     return derived_id("account", customer_id, str(ledger), str(int(code)))
 
 
+def usage_id(payer_id: UUID, ledger: int, customer: UUID, measurement: UUID) -> UUID:
+    """The id of a transfer of usage, named by the first measurement that it charges: none is ever charged by two."""
+    return derived_id("usage", payer_id, str(ledger), customer, measurement)
+
+
 def arrears_id(usage_id: UUID) -> UUID:
     """The id of the transfer that takes to arrears what the wallet could not pay of a usage transfer."""
     return derived_id("arrears", usage_id)

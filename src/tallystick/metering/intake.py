@@ -19,9 +19,9 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import derived_id, measurement_id
+from tallystick.kernel.ids import measurement_id
 from tallystick.kernel.money import EXACT
-from tallystick.ledger.wallets import Movement, Wallets
+from tallystick.ledger.wallets import Movement, Wallets, usage_id
 from tallystick.metering.directory import (
     Directories,
     Directory,
@@ -294,7 +294,7 @@ def _price_of(group: list[Entry]) -> Price | None:
 
 
 def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
-    """One movement per payer and asset, named by the first measurement it charges: none is ever charged by two."""
+    """One movement per payer and asset."""
     charged: dict[tuple[int, int], list[Entry]] = {}
     for _, group in totals:
         if (price := _price_of(group)) is not None:
@@ -304,7 +304,7 @@ def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
     for (_, ledger), entries in charged.items():
         if entries:
             first = entries[0]
-            movement_id = derived_id("usage", first.stream.payer.id, str(ledger), first.stream.customer, first.id)
+            movement_id = usage_id(first.stream.payer.id, ledger, first.stream.customer_id, UUID(first.id))
             movement_text = movement_id.hex
             for entry in entries:
                 entry.movement = movement_text

@@ -16,9 +16,9 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from tallystick.database.queries import Queries, array, uuid_array
-from tallystick.kernel.ids import NIL, derived_id
+from tallystick.kernel.ids import NIL
 from tallystick.kernel.money import EXACT
-from tallystick.ledger.wallets import Movement, Payer, Wallets
+from tallystick.ledger.wallets import Movement, Payer, Wallets, usage_id
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, in_money
 from tallystick.pricing.functions import Dynamic
 from tallystick.pricing.model import Price, PriceList
@@ -200,7 +200,7 @@ def _movements(priced: list[Waiting]) -> list[Movement]:
             groups.setdefault((item.payer.id, item.price.ledger), []).append(item)
     movements = []
     for (payer_id, ledger), group in groups.items():
-        movement_id = derived_id("usage", payer_id, str(ledger), str(group[0].customer_id), f"{group[0].id.int:032x}")
+        movement_id = usage_id(payer_id, ledger, group[0].customer_id, group[0].id)
         for item in group:
             item.movement = movement_id
         movements.append(Movement(movement_id, group[0].payer, ledger, sum(item.amount for item in group)))
