@@ -20,7 +20,7 @@ def accepts(server: Server) -> bool:
     """Whether it takes new connections."""
     try:
         socket.create_connection(server.address).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was waiting when the listener was closed
         return False
     return True
 
