@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from starlette.convertors import CONVERTOR_TYPES
 
 CUSTOMERS = "/api/v1/customers"
 
@@ -265,3 +266,11 @@ async def test_customers_come_in_pages(client: httpx.AsyncClient) -> None:
     second = (await client.get(CUSTOMERS, params={"limit": "2", "cursor": first["next"]})).json()
     assert [customer["key"] for customer in first["items"] + second["items"]] == ["c0", "c1", "c2"]
     assert second["next"] is None
+
+
+def test_an_address_made_from_a_key_leads_back_to_it() -> None:
+    convertor = CONVERTOR_TYPES["key"]
+    for key in ("ada", "a/b", "50 % off?", "å@example.org", "\udcff"):
+        address = convertor.to_string(key)
+        assert "/" not in address
+        assert convertor.convert(address) == key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
@@ -56,7 +56,7 @@ class _KeyConvertor(Convertor[str]):
         return unquote(value, errors="surrogateescape")
 
     def to_string(self, value: str) -> str:
-        raise NotImplementedError("addresses are not made from keys")
+        return quote(value, safe="", errors="surrogateescape")
 
 
 register_url_convertor("key", _KeyConvertor())
