@@ -18,8 +18,8 @@ run run-dev migrate psql: export TALLY_DATA_DIR := $(TALLY_DATA_DIR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one environment, one database
-.PHONY: help install install-dev demo run run-dev migrate psql test test-unit test-integration test-postgres15 \
-        check check-all format format-check lint type-check security-scan pre-commit bench bench-full docs lock clean distclean
+.PHONY: help install install-dev demo run run-dev migrate psql test test-unit test-integration soak test-postgres15 \
+        check check-all format format-check lint type-check security-scan pre-commit bench bench-full bench-ledger docs lock clean distclean
 
 help: ## List the tasks
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -68,6 +68,8 @@ test-unit: install-dev ## Run the tests that need nothing outside the process
 	@$(BIN)/pytest -m 'not integration' $(ARGS)
 test-integration: install-dev ## Run the tests that need PostgreSQL or a server
 	@$(BIN)/pytest -m integration $(ARGS)
+soak: install-dev ## Drive all ledger engines with 100,000 random transfers (ARGS='--seed 7', TIGERBEETLE_BIN=...)
+	@$(BIN)/python -m tests.ledger.soak $(ARGS)
 test-postgres15: install-dev ## Run the database's tests on Debian's PostgreSQL 15
 	@$(BIN)/python tests/database/postgres15.py -- $(BIN)/pytest -m integration $(ARGS)
 check: format-check lint type-check security-scan ## Check format, lint, types and secrets
@@ -86,6 +88,8 @@ bench: install-dev ## Measure its speed on this machine: one table, one JSON
 	@$(BIN)/python -m bench
 bench-full: install-dev ## The same on 20 million measurements (about 10 minutes, 8 GB of disk)
 	@$(BIN)/python -m bench --full
+bench-ledger: install-dev ## Measure the ledger's engines alone (TIGERBEETLE_BIN, PGLEDGER_DIR: beside others)
+	@$(BIN)/python -m bench.ledger
 docs: install-dev ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict
 

@@ -19,6 +19,9 @@ OTHER_NAMES = {
     "OS_CREDITS_PRECISION": ("os_credits_precision", "3", 3),
     "VCPU_CREDIT_PER_HOUR": ("vcpu_credit_per_hour", "1.50", Decimal("1.5")),
     "RAM_CREDIT_PER_HOUR": ("ram_credit_per_hour", "0.3", Decimal("0.3")),
+    "TIGERBEETLE_CLUSTER_ID": ("tigerbeetle_cluster_id", "7", 7),
+    "TIGERBEETLE_HOST": ("tigerbeetle_host", "ledger.example", "ledger.example"),
+    "TIGERBEETLE_PORT": ("tigerbeetle_port", "3001", 3001),
     "OS_CREDITS_PROJECT_WHITELIST": ("project_whitelist", "a;b", "a;b"),
 }
 """What the systems before called a setting; with ``TALLY_`` before it, it is always a name of it too."""
@@ -85,6 +88,15 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch, n
         ("TALLY_PORT", "-1"),
         ("TALLY_DATABASE_POOL_SIZE", "3"),
         ("TALLY_DATABASE_POOL_SIZE", "1000"),
+        ("TALLY_LEDGER", "mysql"),
+        ("TALLY_LEDGER", "tigerbeetle://127.0.0.1:3000"),
+        ("TALLY_LEDGER", "tigerbeetle://0@127.0.0.1:0"),
+        ("TALLY_LEDGER", "tigerbeetle://-1@127.0.0.1:3000"),
+        ("TALLY_LEDGER", "tigerbeetle://0@a:1,a:2,a:3,a:4,a:5,a:6,a:7"),
+        ("TALLY_TIGERBEETLE_HOST", "a:3000"),
+        ("TALLY_TIGERBEETLE_HOST", "a,b"),
+        ("TALLY_TIGERBEETLE_PORT", "0"),
+        ("TALLY_TIGERBEETLE_CLUSTER_ID", "-1"),
         ("TALLY_BUSINESS_ZONE", "Mars/Base"),
         ("TALLY_BUSINESS_ZONE", "../../etc/passwd"),
         ("TALLY_DEV", "perhaps"),
@@ -148,3 +160,23 @@ def test_a_laptop_keeps_its_books_with_its_users_data(monkeypatch: pytest.Monkey
     assert default_data_dir() == tmp_path / "data" / "tallystick"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_data_dir() == Path("/var/lib/tallystick")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cluster"),
+    [
+        ({}, None),
+        ({"TIGERBEETLE_PORT": "3001", "TIGERBEETLE_CLUSTER_ID": "7"}, None),
+        ({"TIGERBEETLE_HOST": "localhost"}, (0, "localhost:3000")),
+        ({"TIGERBEETLE_HOST": "[::1]", "TIGERBEETLE_PORT": "3001"}, (0, "[::1]:3001")),
+        ({"TIGERBEETLE_HOST": "a", "TIGERBEETLE_PORT": "3001", "TIGERBEETLE_CLUSTER_ID": "7"}, (7, "a:3001")),
+        ({"TIGERBEETLE_HOST": "a", "TALLY_LEDGER": "postgres"}, None),
+        ({"TIGERBEETLE_HOST": "a", "TALLY_LEDGER": "tigerbeetle://2@b:1,c:2"}, (2, "b:1,c:2")),
+    ],
+)
+def test_tigerbeetle_is_chosen_by_name_only(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], cluster: tuple[int, str] | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().tigerbeetle == cluster

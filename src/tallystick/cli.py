@@ -10,7 +10,7 @@ import psycopg
 import typer
 
 import tallystick
-from tallystick.commands import console, customers, prices, quarantine
+from tallystick.commands import console, customers, ledger, prices, quarantine
 from tallystick.commands.database import migrate, psql
 from tallystick.commands.importing import import_files
 from tallystick.commands.options import ExitCode, Json
@@ -45,6 +45,7 @@ app.command("import")(import_files)
 app.add_typer(customers.app, name="customers")
 app.add_typer(prices.app, name="prices")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(ledger.app, name="ledger")
 app.command()(verify)
 app.command()(explain)
 app.command()(migrate)

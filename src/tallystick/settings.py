@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tallystick.kernel.errors import InvalidInput
+from tallystick.ledger.addresses import CLUSTER_ID_MAX, DEFAULT_PORT, Cluster, parse_addresses, parse_cluster
+
+POSTGRES = "postgres"
+"""The setting ``ledger`` for balances in the database itself."""
 
 
 def default_data_dir() -> Path:
@@ -40,6 +47,16 @@ class Settings(BaseSettings):
     """A PostgreSQL server of your own (15 or newer), instead of the embedded one."""
     database_pool_size: int = Field(8, ge=4, le=100, validation_alias=_named("DATABASE_POOL_SIZE"))
     """Connections that one process holds."""
+    ledger: str | None = Field(None, validation_alias=_named("LEDGER"))
+    """Where balances are kept: ``postgres``, or ``tigerbeetle://CLUSTER@HOST:PORT,HOST:PORT``."""
+    tigerbeetle_cluster_id: int = Field(
+        0, ge=0, le=CLUSTER_ID_MAX, validation_alias=_named("TIGERBEETLE_CLUSTER_ID", "TIGERBEETLE_CLUSTER_ID")
+    )
+    """The cluster's number, if it is named by ``tigerbeetle_host``."""
+    tigerbeetle_host: str | None = Field(None, validation_alias=_named("TIGERBEETLE_HOST", "TIGERBEETLE_HOST"))
+    """Host of a TigerBeetle of one replica. Setting it chooses TigerBeetle, unless ``ledger`` is set."""
+    tigerbeetle_port: int = Field(3000, ge=1, le=65535, validation_alias=_named("TIGERBEETLE_PORT", "TIGERBEETLE_PORT"))
+    """Its port."""
     business_zone: str = Field("America/New_York", validation_alias=_named("BUSINESS_ZONE"))
     """The zone whose months are billed."""
     log_level: str = Field("INFO", validation_alias=_named("LOG_LEVEL", "LOG_LEVEL"))
@@ -76,6 +93,22 @@ class Settings(BaseSettings):
     )
     """Semicolon-separated projects whose lines ``/write`` records; all if unset."""
 
+    @field_validator("ledger")
+    @classmethod
+    def _known_ledger(cls, text: str | None) -> str | None:
+        if text not in (None, POSTGRES):
+            _readable(lambda: parse_cluster(str(text)))
+        return text
+
+    @field_validator("tigerbeetle_host")
+    @classmethod
+    def _one_host(cls, host: str | None) -> str | None:
+        if host is not None:
+            _readable(lambda: parse_addresses(f"{host}:{DEFAULT_PORT}"))
+            if "," in host:
+                raise ValueError("it must be one host; TALLY_LEDGER takes several addresses")
+        return host
+
     @field_validator("business_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
@@ -97,6 +130,15 @@ class Settings(BaseSettings):
         return ZoneInfo(self.business_zone)
 
     @cached_property
+    def tigerbeetle(self) -> Cluster | None:
+        """The TigerBeetle cluster that keeps the balances; ``None`` if PostgreSQL does."""
+        if self.ledger is not None:
+            return None if self.ledger == POSTGRES else parse_cluster(self.ledger)
+        if self.tigerbeetle_host is None:
+            return None
+        return Cluster(self.tigerbeetle_cluster_id, f"{self.tigerbeetle_host}:{self.tigerbeetle_port}")
+
+    @cached_property
     def client_keys(self) -> frozenset[str]:
         """The keys of ``api_keys``."""
         return _split(self.api_keys, ",")
@@ -110,6 +152,13 @@ class Settings(BaseSettings):
     def whitelist(self) -> frozenset[str] | None:
         """The projects of ``project_whitelist``."""
         return None if self.project_whitelist is None else _split(self.project_whitelist, ";")
+
+
+def _readable(read: Callable[[], object]) -> None:
+    try:
+        read()
+    except InvalidInput as error:
+        raise ValueError(error.detail) from None
 
 
 def _split(text: str, separator: str) -> frozenset[str]:

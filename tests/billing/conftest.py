@@ -42,6 +42,6 @@ async def service(start_service: StartService) -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-def desk(service: Service) -> Instructions:
+def instructions(service: Service) -> Instructions:
     """Where instructions are handed in."""
     return service.instructions

@@ -12,7 +12,7 @@ import pytest
 
 import tallystick
 from tallystick.database.pool import Connection, Pool
-from tallystick.database.queries import Queries, array, uuid_array
+from tallystick.database.queries import Queries, UuidArray, array
 from tests.conftest import new_database
 
 SOURCE = Path(tallystick.__file__).parent
@@ -108,12 +108,13 @@ async def test_arrays_arrive_as_they_were(pool: Pool) -> None:
     ids = [UUID(int=1), UUID(int=2**128 - 1)]
     numbers = [0, -1, 10**40]
 
-    async def arrived(conn: Connection, type_name: str, text: str) -> object:
-        (value,) = await (await conn.execute(f"select %s::{type_name}[]".encode(), [text])).fetchone() or (None,)
+    async def arrived(conn: Connection, type_name: str, items: object) -> object:
+        (value,) = await (await conn.execute(f"select %s::{type_name}[]".encode(), [items])).fetchone() or (None,)
         return value
 
     async with pool.connection() as conn:
-        assert await arrived(conn, "uuid", uuid_array(ids)) == ids
-        assert await arrived(conn, "uuid", uuid_array([])) == []
+        assert await arrived(conn, "uuid", UuidArray(ids)) == ids
+        assert await arrived(conn, "uuid", UuidArray([])) == []
+        assert await arrived(conn, "uuid", UuidArray([None, ids[0], None])) == [None, ids[0], None]
         assert await arrived(conn, "numeric", array(numbers)) == numbers
         assert await arrived(conn, "uuid", array([ids[0].hex, "NULL"])) == [ids[0], None]

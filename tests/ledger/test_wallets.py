@@ -8,19 +8,19 @@ from uuid import UUID
 import pytest
 
 from tallystick.database.pool import Connection
-from tallystick.ledger.contract import Result, Status
+from tallystick.ledger.contract import LedgerRefusal, Result, Status
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import (
     AccountCode,
     Balance,
-    LedgerRefusal,
+    Left,
     Movement,
     Payer,
     TransferCode,
     Wallets,
     account_id,
-    arrears_id,
     repayment_id,
+    usage_id,
 )
 
 CREDITS, DOLLARS = 1, 840
@@ -66,9 +66,12 @@ async def test_a_wallet_from_grant_to_bill(conn: Connection, wallets: Wallets) -
     assert (standing.balance, standing.available) == (215, 215)
     assert await transfers_of(conn) == [
         (AccountCode.GRANTED, AccountCode.WALLET, 200, TransferCode.GRANT, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 0, TransferCode.REPAYMENT, UUID(int=1)),
         (AccountCode.GRANTED, AccountCode.WALLET, 50, TransferCode.TOP_UP, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 0, TransferCode.REPAYMENT, UUID(int=2)),
         (AccountCode.WALLET, AccountCode.USED, 30, TransferCode.BILL, None),
-        (AccountCode.WALLET, AccountCode.USED, 5, TransferCode.USAGE, None),
+        (AccountCode.ARREARS, AccountCode.USED, 5, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 5, TransferCode.REPAYMENT, UUID(int=4)),
     ]
 
 
@@ -107,8 +110,8 @@ async def test_assets_and_payers_are_kept_apart(conn: Connection, wallets: Walle
     assert [(standing.ledger, standing.wallet) for standing in standings] == [(CREDITS, 15), (DOLLARS, 20)]
     nobody = UUID(int=3)
     assert await wallets.balances(conn, nobody, [CREDITS]) == []
-    spendable = await wallets.spendable(conn, [PREPAID.id, nobody, POSTPAID.id, PREPAID.id], CREDITS)
-    assert spendable == {PREPAID.id: 15, POSTPAID.id: 40, nobody: 0}
+    left = await wallets.left(conn, [PREPAID.id, nobody, POSTPAID.id, PREPAID.id], CREDITS)
+    assert left == {PREPAID.id: Left(15, 0), POSTPAID.id: Left(40, 0), nobody: Left(0, 0)}
 
 
 # Arrears
@@ -120,10 +123,14 @@ async def test_usage_that_the_wallet_cannot_pay_goes_to_arrears(conn: Connection
     standing = await balance(wallets, conn)
     assert standing == Balance(CREDITS, wallet=0, arrears=5, used=15, granted=10)
     assert standing.balance == standing.available == -5
-    assert await wallets.spendable(conn, [PREPAID.id], CREDITS) == {PREPAID.id: -5}
-    assert (await transfers_of(conn))[4:] == [
-        (AccountCode.ARREARS, AccountCode.USED, 3, TransferCode.USAGE, UUID(int=3)),
-        (AccountCode.ARREARS, AccountCode.USED, 2, TransferCode.USAGE, UUID(int=4)),
+    assert await wallets.left(conn, [PREPAID.id], CREDITS) == {PREPAID.id: Left(-5, 0)}
+    assert (await transfers_of(conn))[2:] == [
+        (AccountCode.ARREARS, AccountCode.USED, 4, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 4, TransferCode.REPAYMENT, UUID(int=2)),
+        (AccountCode.ARREARS, AccountCode.USED, 9, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 6, TransferCode.REPAYMENT, UUID(int=3)),
+        (AccountCode.ARREARS, AccountCode.USED, 2, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 0, TransferCode.REPAYMENT, UUID(int=4)),
     ]
 
 
@@ -148,7 +155,7 @@ async def test_money_that_comes_in_repays_arrears_first(
     repayments = [row for row in await transfers_of(conn) if row[3] == TransferCode.REPAYMENT]
     assert sum(row[2] for row in repayments) == 5 - left.arrears
     assert {row[:2] for row in repayments} == {(AccountCode.WALLET, AccountCode.ARREARS)}
-    assert [row[4] for row in repayments] == [movement.id for movement in movements]
+    assert [row[4] for row in repayments] == [UUID(int=1), *(movement.id for movement in movements)]
 
 
 # Money goes back
@@ -170,8 +177,17 @@ async def test_money_given_back_repays_arrears_first(conn: Connection, wallets: 
     assert await balance(wallets, conn) == Balance(CREDITS, wallet=2, arrears=0, used=-2, granted=0)
 
 
-async def test_charges_of_one_batch_take_before_they_give_back(conn: Connection, wallets: Wallets) -> None:
+async def test_charges_of_one_batch_give_and_take_in_their_order(conn: Connection, wallets: Wallets) -> None:
     await wallets.charge(conn, [moves(1, -3), moves(2, 5), moves(3, 0), moves(4, 7, POSTPAID)])
+    assert await transfers_of(conn) == [
+        (AccountCode.USED, AccountCode.WALLET, 3, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 0, TransferCode.REPAYMENT, UUID(int=1)),
+        (AccountCode.ARREARS, AccountCode.USED, 5, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 3, TransferCode.REPAYMENT, UUID(int=2)),
+        (AccountCode.ARREARS, AccountCode.USED, 0, TransferCode.USAGE, None),
+        (AccountCode.WALLET, AccountCode.ARREARS, 0, TransferCode.REPAYMENT, UUID(int=3)),
+        (AccountCode.WALLET, AccountCode.USED, 7, TransferCode.USAGE, None),
+    ]
     assert await balance(wallets, conn) == Balance(CREDITS, wallet=0, arrears=2, used=2, granted=0)
     assert await balance(wallets, conn, POSTPAID) == Balance(CREDITS, wallet=-7, arrears=0, used=7, granted=0)
 
@@ -181,7 +197,7 @@ async def test_charges_of_one_batch_take_before_they_give_back(conn: Connection,
 
 @pytest.mark.parametrize("payer", [PREPAID, POSTPAID], ids=lambda payer: payer.credit_policy)
 async def test_every_movement_repeated_moves_nothing(conn: Connection, wallets: Wallets, payer: Payer) -> None:
-    """Arrears and repayments are repeated by the movement that caused them, whatever the wallet holds by then."""
+    """Repayments are repeated by the movement that caused them, whatever the wallet holds by then."""
     debt, grant, bill = moves(1, 8, payer), moves(2, 20, payer), moves(3, 5, payer)
     back, usage = moves(4, -4, payer), moves(5, 30, payer)
     await wallets.charge(conn, [debt])
@@ -213,11 +229,16 @@ async def test_an_id_that_stands_for_something_else_is_loud_and_without_effect(
 ) -> None:
     await wallets.charge(conn, [moves(1, 8), moves(2, 8, POSTPAID)])
     before = await books(conn)
-    for other in (moves(1, 9), moves(1, -8), moves(2, 9, POSTPAID), moves(2, -8, POSTPAID)):
-        with pytest.raises(LedgerRefusal, match="exists_with_different_fields"):
+    for other, name in (
+        (moves(1, 9), "amount"),
+        (moves(1, -8), "debit_account_id"),
+        (moves(2, 9, POSTPAID), "amount"),
+        (moves(2, -8, POSTPAID), "debit_account_id"),
+    ):
+        with pytest.raises(LedgerRefusal, match=f"exists_with_different_{name}$"):
             async with conn.transaction():
                 await wallets.charge(conn, [other])
-    different = [Result(Status.EXISTS_WITH_DIFFERENT_FIELDS)]
+    different = [Result(Status.EXISTS_WITH_DIFFERENT_DEBIT_ACCOUNT_ID)]
     assert await wallets.grant(conn, [moves(1, 8)], TransferCode.GRANT) == different
     assert await wallets.bill(conn, [moves(1, 8)]) == different
     assert await books(conn) == before
@@ -225,12 +246,17 @@ async def test_an_id_that_stands_for_something_else_is_loud_and_without_effect(
 
 def test_the_ids_of_what_a_movement_entails_are_derived_from_its_own() -> None:
     one, other = UUID(int=1), UUID(int=2)
-    derived = [arrears_id(one), arrears_id(other), repayment_id(one), repayment_id(other)]
+    derived = [
+        repayment_id(one),
+        repayment_id(other),
+        *(usage_id(*places, one) for places in ((one, 1, one), (other, 1, one), (one, 840, one), (one, 1, other))),
+        usage_id(one, 1, one, other),
+    ]
     accounts = [
         account_id(customer, ledger, code) for customer in (one, other) for ledger in (1, 840) for code in AccountCode
     ]
     assert len({*derived, *accounts}) == len(derived) + len(accounts)
-    assert arrears_id(one) == arrears_id(one)
+    assert repayment_id(one) == repayment_id(one)
 
 
 # Any sequence of movements, against sums that can be done on paper
@@ -314,7 +340,7 @@ class Workday:
     async def charge(self, conn: Connection) -> None:
         movements = self.movements(-60)
         await self.wallets.charge(conn, movements)
-        for movement in sorted(movements, key=lambda movement: movement.amount < 0):
+        for movement in movements:
             self.page(movement).charge(movement.amount)
         self.made += [("charge", movement) for movement in movements]
 

@@ -68,7 +68,9 @@ COUNTING = (
 EMPTY = """
 delete from measurements; delete from usage_totals; delete from series; delete from meter_states;
 delete from quarantine;
-delete from ledger_transfers; delete from ledger_accounts; delete from wallet_operations; delete from idempotency_keys;
+delete from ledger_transfers; delete from ledger_batches; delete from ledger_failures; delete from ledger_outbox;
+delete from ledger_accounts; delete from wallet_operations; delete from idempotency_keys;
+delete from grants; delete from grant_checkpoints; delete from agreements; delete from tiers;
 delete from prices; delete from resource_kinds; delete from meters; delete from customers;
 update catalogue set version = version + 1"""
 """Takes everything out of a database. The version tells services on it to forget what they know."""
@@ -250,6 +252,6 @@ async def assert_books_hold(service: Service) -> None:
     assert not await fetch(
         service,
         "select customer_id from ledger_accounts group by customer_id, ledger"
-        " having sum(credits_posted - debits_posted) filter (where code = 1) > 0"
+        " having sum(credits_posted - debits_posted - debits_pending) filter (where code = 1) > 0"
         " and sum(credits_posted - debits_posted) filter (where code = 2) < 0",
     ), "a wallet holds credits while arrears are owed"

@@ -417,6 +417,10 @@ EXTREMES = [
 ]
 
 
+GREATEST_UNIT_PRICE = Decimal(10**12)
+"""Of the values above, more would cost beyond what a ledger can count (2^128 microunits)."""
+
+
 async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_price(service: Service) -> None:
     accountant = Accountant()
     for number, (meter, model) in enumerate(product(COUNTING, MODELS)):
@@ -424,7 +428,7 @@ async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_p
         accountant.prices |= await create_price(service, str(number), model)
     for extremes in (EXTREMES, EXTREMES[::-1]):
         sent = [
-            measurement(value=value, meter=meter, at=MARCH + timedelta(seconds=second), unit_price=EXTREMES[0])
+            measurement(value=value, meter=meter, at=MARCH + timedelta(seconds=second), unit_price=GREATEST_UNIT_PRICE)
             for second, value in enumerate(extremes)
             for meter in accountant.meters
         ]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.resources import files
 
 import psycopg
 import pytest
 
 from tallystick.billing.instructions import Instruction
 from tallystick.customers.service import Customers
-from tallystick.database.pool import Connection
+from tallystick.database.pool import Connection, Pool, open_pool
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.ids import new_id
+from tallystick.ledger.contract import Status, Transfer, TransferFlags
+from tallystick.ledger.hold_model import PlaceHold, ReleaseHold, SettleHold
+from tallystick.ledger.postgres import PostgresLedger
+from tallystick.ledger.wallets import AccountCode, InsufficientCredits, Movement, TransferCode, transfer_of
 from tallystick.metering.model import Meter
 from tallystick.operations.explain import Explain
 from tallystick.operations.verify import Verify
@@ -24,6 +30,7 @@ from tallystick.settings import Settings
 from tests.conftest import new_database
 from tests.metering.books import (
     CREDITS,
+    DOLLARS,
     DYNAMIC,
     MARCH,
     batch,
@@ -67,8 +74,15 @@ def pricing() -> Pricing:
 
 
 @pytest.fixture
-def verify(pricing: Pricing) -> Verify:
-    return Verify(pricing)
+async def beside(database: str) -> AsyncIterator[Pool]:
+    """Connections to the books, beside that on which things are taken back."""
+    async with await open_pool(database, size=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def verify(pricing: Pricing, beside: Pool) -> Verify:
+    return Verify(pricing, PostgresLedger(TestClock(NOW)), beside)
 
 
 @pytest.fixture
@@ -80,6 +94,9 @@ async def _keep_books(url: str) -> None:
     async with open_service(Settings(database_pool_size=4), url, TestClock(NOW)) as service:
         await _set_up(service)
         await _use(service)
+        await _reserve(service)
+        await _hold(service)
+        await _note_grants(service)
         # What waited without a price is charged when it gets one; a dynamic price turns its quantity into money.
         await submit(service, measurement("solo", 4, meter="fees", sender_id="fee", unit_price="0.5"))
         await create_price(service, "fees", DYNAMIC)
@@ -122,3 +139,58 @@ async def _use(service: Service) -> None:
     await submit(service, measurement("solo", 7, meter="unheard-of", sender_id="unpriced"))
     bill = Instruction(new_id(NOW), "bill", "acme", CREDITS, 2 * CREDIT, "support")
     await service.instructions.carry_out(bill)
+    for key in ("too much", "much too much"):
+        refused = Instruction(new_id(NOW), "bill", "shop", CREDITS, 99 * CREDIT, idempotency_key=key)
+        with pytest.raises(InsufficientCredits):
+            await service.instructions.carry_out(refused)
+
+
+async def _reserve(service: Service) -> None:
+    """Every fate of a pending transfer, in the books of ``desk``: one waits, one is posted in part, one is voided.
+
+    Then its account for what expired is closed, and that of dollars closed and opened again.
+    """
+    await create_customer(service, "desk", credit_policy="prepaid")
+    await grant(service, "desk", 10 * CREDIT)
+    await grant(service, "desk", 1 * CREDIT, ledger=DOLLARS)
+    async with service.pool.connection() as conn, conn.transaction():
+        payer = (await service.customers.find(conn, ["desk"]))["desk"][1]
+
+        def reserve(amount: int, flags: TransferFlags = TransferFlags.NONE, ledger: int = CREDITS) -> Transfer:
+            movement = Movement(new_id(NOW), payer, ledger, amount)
+            to = AccountCode.EXPIRED if flags else AccountCode.USED
+            return transfer_of(movement, AccountCode.WALLET, to, TransferCode.EXCHANGE, TransferFlags.PENDING | flags)
+
+        def resolve(pending: Transfer, flags: TransferFlags, amount: int) -> Transfer:
+            return pending._replace(id=new_id(NOW), amount=amount, flags=flags, pending_id=pending.id)
+
+        waits, posted, voided = reserve(1 * CREDIT), reserve(3 * CREDIT), reserve(2 * CREDIT)
+        closes = reserve(0, TransferFlags.CLOSING_CREDIT)
+        reopens = reserve(0, TransferFlags.CLOSING_CREDIT, DOLLARS)
+        transfers = [
+            *(waits, posted, voided, closes, reopens),
+            resolve(posted, TransferFlags.POST_PENDING, 2 * CREDIT),
+            resolve(voided, TransferFlags.VOID_PENDING, voided.amount),
+            resolve(reopens, TransferFlags.VOID_PENDING, 0),
+        ]
+        results = await PostgresLedger(service.clock).post(conn, transfers)
+    assert {result.status for result in results} == {Status.CREATED}
+
+
+async def _hold(service: Service) -> None:
+    """Every fate of a hold, in the books of ``inn``: one open, one settled in part, one beyond, one released."""
+    await create_customer(service, "inn", credit_policy="prepaid")
+    await grant(service, "inn", 10 * CREDIT)
+    places = [PlaceHold(new_id(NOW), "inn", CREDITS, amount * CREDIT) for amount in (1, 2, 3, 4)]
+    _, part, excess, released = [await service.holds.carry_out(place) for place in places]
+    await service.holds.carry_out(SettleHold(new_id(NOW), "inn", part.id, 1 * CREDIT))
+    await service.holds.carry_out(SettleHold(new_id(NOW), "inn", excess.id, 5 * CREDIT))
+    await service.holds.carry_out(ReleaseHold(new_id(NOW), "inn", released.id))
+
+
+async def _note_grants(service: Service) -> None:
+    """What came in is noted as grants, as the migration does it with what came in before there were any."""
+    migration = (files("tallystick.database") / "migrations" / "0004_grants.sql").read_text(encoding="utf-8")
+    (insert,) = re.findall(r"^INSERT INTO grants.*?(?=;)", migration, re.MULTILINE | re.DOTALL)
+    async with service.pool.connection() as conn:
+        await conn.execute(f"{insert} ON CONFLICT DO NOTHING".encode())

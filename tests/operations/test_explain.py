@@ -93,6 +93,7 @@ async def test_a_charge_is_told_as_json(conn: Connection, explain: Explain) -> N
                 "amount": "0.75",
                 "asset": "CREDIT",
                 "at": "2026-03-20T12:00:00Z",
+                "waiting": False,
             }
         ],
         "missing": None,
@@ -100,14 +101,51 @@ async def test_a_charge_is_told_as_json(conn: Connection, explain: Explain) -> N
     }
 
 
-async def test_what_the_wallet_could_not_pay_is_on_the_trail(conn: Connection, explain: Explain) -> None:
+async def test_what_the_wallet_could_pay_of_prepaid_usage_is_on_the_trail(conn: Connection, explain: Explain) -> None:
     explanation = await explain.charge(conn, await named(conn, "five"))
     assert [(moved.debited, moved.credited, moved.amount) for moved in explanation.transfers] == [
-        ("wallet", "used", 5_000_000),
-        ("arrears", "used", 10_000_000),
+        ("arrears", "used", 15_000_000),
+        ("wallet", "arrears", 5_000_000),
     ]
-    assert explanation.lines[-2].endswith("5 CREDIT from wallet to used of customer 'shop'")
-    assert explanation.lines[-1].endswith("10 CREDIT from arrears to used of customer 'shop'")
+    assert explanation.lines[-2].endswith("15 CREDIT from arrears to used of customer 'shop'")
+    assert explanation.lines[-1].endswith("5 CREDIT from wallet to arrears of customer 'shop'")
+
+
+async def test_a_repayment_that_moved_nothing_is_not_on_the_trail(conn: Connection, explain: Explain) -> None:
+    await conn.execute("update ledger_transfers set amount = 0 where code = 5")
+    explanation = await explain.charge(conn, await named(conn, "five"))
+    assert [(moved.debited, moved.credited, moved.amount) for moved in explanation.transfers] == [
+        ("arrears", "used", 15_000_000)
+    ]
+
+
+async def test_postpaid_usage_is_taken_from_the_wallet_alone(conn: Connection, explain: Explain) -> None:
+    explanation = await explain.charge(conn, await named(conn, "call"))
+    assert [(moved.debited, moved.credited, moved.amount) for moved in explanation.transfers] == [
+        ("wallet", "used", 750_000)
+    ]
+
+
+async def test_what_still_waits_for_the_ledger_is_on_the_trail(conn: Connection, explain: Explain) -> None:
+    """What a repayment will move is settled only when it is carried out."""
+    charge = await named(conn, "five")
+    await conn.execute(
+        "with gone as (delete from ledger_transfers where sequence in (7, 8) returning *)"
+        " insert into ledger_outbox (customer_id, id, debit_account_id, credit_account_id, amount, ledger, code, flags,"
+        " cause_id, intent, created_at) select customer_id, id, debit_account_id, credit_account_id, amount, ledger,"
+        " code, flags, cause_id, false, created_at from gone"
+    )
+    (transfer,) = (await explain.charge(conn, charge)).transfers
+    assert (transfer.debited, transfer.credited, transfer.amount, transfer.waiting) == (
+        "arrears",
+        "used",
+        15_000_000,
+        True,
+    )
+    assert (await explain.charge(conn, charge)).lines[-1] == (
+        f"transfer {transfer.id} waits for the ledger since 2026-03-20T12:00:00Z: "
+        "15 CREDIT from arrears to used of customer 'shop'"
+    )
 
 
 async def test_money_that_goes_back_is_on_the_trail(conn: Connection, explain: Explain) -> None:

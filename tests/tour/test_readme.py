@@ -59,7 +59,14 @@ def test_the_tour(address: str) -> None:
     ada = next(answer for answer in answers if answer.get("key") == "ada" and answer.get("balances"))
     # 12,000 tokens, 10,000 of them free: 2,000 at 0.0025 a thousand
     (balance,) = ada["balances"]
-    assert balance == {"asset": "CREDIT", "balance": "9.995", "available": "9.995", "used": "0.005", "granted": "10"}
+    assert balance == {
+        "asset": "CREDIT",
+        "balance": "9.995",
+        "held": "0",
+        "available": "9.995",
+        "used": "0.005",
+        "granted": "10",
+    }
     assert [answer["holds"] for answer in answers if "holds" in answer] == [True]
     (history,) = [answer for answer in answers if "timestamps" in answer]
     assert history["credits"] == ["credits", -5.0]

@@ -24,12 +24,23 @@ ADMIN = {
     "PUT /api/v1/meters/{key}",
     "POST /api/v1/customers",
     "POST /api/v1/customers/{key}/grants",
+    "DELETE /api/v1/customers/{key}/grants/{grant_id}",
+    "POST /api/v1/customers/{key}/exchanges",
+    "POST /api/v1/customers/{key}/holds",
+    "POST /api/v1/customers/{key}/holds/{hold_id}/settle",
+    "DELETE /api/v1/customers/{key}/holds/{hold_id}",
+    "POST /api/v1/customers/{key}/agreements",
+    "PATCH /api/v1/customers/{key}/agreements/{agreement_id}",
+    "PUT /api/v1/tiers/{name}",
+    "PUT /api/v1/assets/{code}",
+    "POST /api/v1/assets/{code}/rates",
     "GET /api/v1/verify",
     "GET /api/v1/quarantine",
     "GET /api/v1/quarantine/{piece_id}",
     "PUT /api/v1/quarantine/{piece_id}",
     "POST /api/v1/quarantine/replay",
 }
+USERS = {"GET /api/v1/users", "GET /api/v1/users/{user_id}", "GET /api/v1/users/{user_id}/transactions"}
 CLIENT = {f"POST /api/v1/{name}" for name in ("accounts", "balance", "topup", "bill")}
 
 
@@ -43,7 +54,7 @@ def test_whatever_is_not_open_asks_for_a_key() -> None:
         demand = demand_of(closed, method, path)
         if path in OPEN:
             assert demand is Demand.NOTHING
-        elif f"{method} {path}" in ADMIN:
+        elif f"{method} {path}" in ADMIN | USERS:
             assert demand is Demand.ADMIN
         elif f"{method} {path}" in CLIENT:
             assert demand is Demand.CLIENT
@@ -52,14 +63,15 @@ def test_whatever_is_not_open_asks_for_a_key() -> None:
     assert demand_of(closed, "GET", "/nothing/here") is Demand.ANY
     assert demand_of(closed, "GET", "/docsx") is Demand.ANY
     assert demand_of(closed, "POST", "/api/v1/prices-of-others") is Demand.ANY
-    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | CLIENT
+    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT
 
 
 def test_dev_opens_everything_until_the_credits_service_has_keys() -> None:
     for method, path in every_route():
         assert demand_of(settings(dev=True), method, path) is Demand.NOTHING
         keyed = demand_of(settings(dev=True, api_keys="k"), method, path)
-        assert keyed is (Demand.CLIENT if f"{method} {path}" in CLIENT else Demand.NOTHING)
+        kept = Demand.CLIENT if f"{method} {path}" in CLIENT else Demand.NOTHING
+        assert keyed is (Demand.ADMIN if f"{method} {path}" in USERS else kept)
 
 
 async def test_administrators_and_clients_have_their_own_routes(service: Service) -> None:

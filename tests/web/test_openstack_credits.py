@@ -71,7 +71,7 @@ async def test_write_answers_202_with_nothing_once_the_lines_are_charged(
     assert (answer.status_code, answer.content) == (202, b"")
     async with service.pool.connection() as conn:
         (payer,) = [payer for _, payer in (await service.customers.find(conn, ["os_credits_1"])).values()]
-        left = await service.wallets.spendable(conn, [payer.id], 1)
+        left = {each: left.balance for each, left in (await service.wallets.left(conn, [payer.id], 1)).items()}
     assert left == {payer.id: -5 * MICROUNITS}
 
 

@@ -1,11 +1,3 @@
--- name: answered
-select key, fingerprint, answer from idempotency_keys where key = any (:keys::text[])
-
--- name: keep_answers!
-insert into idempotency_keys (key, fingerprint, answer, created_at)
-select key, fingerprint, answer, :now
-from unnest(:keys::text[], :fingerprints::bytea[], :answers::jsonb[]) as new (key, fingerprint, answer)
-
 -- name: describe!
 insert into wallet_operations (customer_id, transfer_id, type, description)
 select coalesce(c.payer_id, c.id), new.transfer_id, new.type, new.description
@@ -13,3 +5,24 @@ from unnest(:customers::text[], :transfer_ids::uuid[], :types::text[], :descript
     as new (customer, transfer_id, type, description)
 join customers as c on c.key = new.customer
 on conflict do nothing
+
+-- name: note_grants!
+-- Whatever comes in is a grant (ledger/grants.py). A transfer from an attempt that was lost may be older than a checkpoint that does not know
+-- of its grant.
+with came as (
+    insert into grants (
+        customer_id, id, credit_policy, ledger, amount, category, priority, effective_at, source, reason, state, created_at
+    )
+    select t.customer_id, t.id, p.credit_policy, t.ledger, t.amount, case new.type when 'grant' then 'promotional' else 'paid' end,
+        :priority, t.created_at, '', new.description, 'granted', t.created_at
+    from unnest(:customers::text[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
+        as new (customer, transfer_id, type, description)
+    join customers as c on c.key = new.customer
+    join customers as p on p.id = coalesce(c.payer_id, c.id)
+    join ledger_transfers as t on t.customer_id = p.id and t.id = new.transfer_id and t.amount > 0
+    on conflict do nothing
+    returning customer_id, id, ledger
+)
+delete from grant_checkpoints as p
+using came as c, ledger_transfers as t
+where p.customer_id = c.customer_id and p.ledger = c.ledger and t.customer_id = c.customer_id and t.id = c.id and t.sequence <= p.sequence

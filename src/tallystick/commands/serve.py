@@ -122,7 +122,7 @@ async def _serve(settings: Settings, url: str, listener: socket.socket, announce
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_service(settings, url) as service:
+    async with open_service(settings, url) as service, service.schedule.running():
         server = _Server(_config(create_app(service)), announce)
         _tune_garbage_collection()
         serving = asyncio.create_task(server.serve([listener]))

@@ -39,5 +39,16 @@ where c.key > :after
 order by c.key
 limit :limit
 
+-- name: newest
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+from customers as c
+left join customers as parent on parent.id = c.parent_id
+left join customers as payer on payer.id = c.payer_id
+order by c.created_at desc, c.id desc
+offset :skip limit :limit
+
+-- name: count
+select count(*) from customers
+
 -- name: email_taken
 select true from customers where lower(email) = lower(:email)

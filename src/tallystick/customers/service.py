@@ -71,6 +71,12 @@ class Customers:
         customers = [Customer(*row) for row in rows[:limit]]
         return Page(customers, next_cursor(customers[-1].key) if len(rows) > limit else None)
 
+    async def newest(self, conn: AsyncConnection, skip: int, limit: int) -> tuple[list[Customer], int]:
+        """Customers without the ``skip`` newest, newest first; and how many there are."""
+        (total,) = await (await conn.execute(_SQL.count)).fetchone() or (0,)
+        cursor = await conn.execute(_SQL.newest, {"skip": min(skip, total), "limit": limit})
+        return [Customer(*row) for row in await cursor.fetchall()], total
+
     async def ensure(
         self, conn: AsyncConnection, keys: Iterable[str], credit_policy: CreditPolicy
     ) -> dict[str, tuple[UUID, Payer]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import aiosql
+from psycopg import adapters
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 
 
 class Queries:
@@ -38,6 +42,43 @@ def array(items: Iterable[object]) -> str:
     return "{" + ",".join(map(str, items)) + "}"
 
 
-def uuid_array(ids: Iterable[UUID]) -> str:
-    """The text of a PostgreSQL array of UUIDs."""
-    return "{" + ",".join([item.hex for item in ids]) + "}"
+class UuidArray:
+    """A PostgreSQL array of UUIDs as its bytes on the wire: by far the cheapest to make and to read."""
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, ids: Iterable[UUID | None]) -> None:
+        """``None`` stands for null."""
+        self._ids = [item.int.to_bytes(16) if item is not None else None for item in ids]
+
+    @property
+    def items(self) -> bytes:
+        """The bytes of all ids; nil for null."""
+        return b"".join([item or _NIL for item in self._ids])
+
+    @property
+    def wire(self) -> bytes:
+        """As PostgreSQL takes it (array_recv)."""
+        if not self._ids:
+            return _EMPTY
+        header = struct.pack("!iiIii", 1, _MAY_HAVE_NULLS, _UUID_OID, len(self._ids), 1)
+        return header + b"".join([_LENGTH + item if item else _NULL for item in self._ids])
+
+
+_NIL = bytes(16)
+_LENGTH = struct.pack("!i", 16)
+_NULL = struct.pack("!i", -1)
+_UUID_OID = adapters.types["uuid"].oid
+_MAY_HAVE_NULLS = 1
+_EMPTY = struct.pack("!iiI", 0, 0, _UUID_OID)
+
+
+class _UuidArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = adapters.types["uuid"].array_oid
+
+    def dump(self, obj: UuidArray) -> bytes:
+        return obj.wire
+
+
+adapters.register_dumper(UuidArray, _UuidArrayDumper)

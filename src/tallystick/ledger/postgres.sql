@@ -10,30 +10,65 @@ order by customer_id, id
 on conflict do nothing
 
 -- name: accounts
-select a.customer_id, a.id, a.ledger, a.code, a.flags, a.debits_posted::text, a.credits_posted::text
+select a.customer_id, a.id, a.ledger, a.code, a.flags, a.debits_pending::text, a.debits_posted::text, a.credits_pending::text,
+    a.credits_posted::text
 from unnest(:customer_ids::uuid[], :ids::uuid[]) as wanted (customer_id, id)
 join ledger_accounts as a on a.customer_id = wanted.customer_id and a.id = wanted.id
 
 -- name: transfers
-select t.customer_id, t.id, t.debit_account_id, t.credit_account_id, t.amount::text, t.ledger, t.code, t.flags, t.cause_id
+select t.customer_id, t.id, t.debit_account_id, t.credit_account_id, t.amount::text, t.ledger, t.code, t.flags, t.cause_id, t.pending_id
 from unnest(:customer_ids::uuid[], :ids::uuid[]) as wanted (customer_id, id)
 join ledger_transfers as t on t.customer_id = wanted.customer_id and t.id = wanted.id
 
--- name: last_sequence
-select coalesce(max(sequence), 0) from ledger_transfers
+-- name: failed
+select f.id
+from unnest(:customer_ids::uuid[], :ids::uuid[]) as wanted (customer_id, id)
+join ledger_failures as f on f.customer_id = wanted.customer_id and f.id = wanted.id
+
+-- name: resolutions
+select t.pending_id, t.flags
+from unnest(:customer_ids::uuid[], :ids::uuid[]) as wanted (customer_id, id)
+join ledger_transfers as t on t.customer_id = wanted.customer_id and t.pending_id = wanted.id
+
+-- name: head
+-- The last batch: its hash stands for everything that was ever posted.
+select last_sequence, hash from ledger_batches order by last_sequence desc limit 1
 
 -- name: insert_transfers!
-insert into ledger_transfers
-    (customer_id, id, sequence, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id, created_at)
-select customer_id, id, :sequence + row_number, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id, :now
+insert into ledger_transfers (
+    customer_id, id, sequence, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id, pending_id, created_at
+)
+select customer_id, id, :first_sequence - 1 + row_number, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id,
+    pending_id, :now
 from unnest(
     :customer_ids::uuid[], :ids::uuid[], :debits::uuid[], :credits::uuid[], :amounts::numeric[],
-    :ledgers::integer[], :codes::smallint[], :flags::smallint[], :causes::uuid[]
-) with ordinality as new (customer_id, id, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id, row_number)
+    :ledgers::integer[], :codes::smallint[], :flags::smallint[], :causes::uuid[], :pending_ids::uuid[]
+) with ordinality as new (
+    customer_id, id, debit_account_id, credit_account_id, amount, ledger, code, flags, cause_id, pending_id, row_number
+)
 
--- name: update_accounts!
+-- name: insert_batch!
+insert into ledger_batches (last_sequence, first_sequence, hash) values (:last_sequence, :first_sequence, :hash)
+
+-- name: insert_failures!
+insert into ledger_failures (customer_id, id, status, created_at)
+select customer_id, id, status, :now
+from unnest(:customer_ids::uuid[], :ids::uuid[], :statuses::text[]) as new (customer_id, id, status)
+on conflict do nothing
+
+-- name: update_posted!
 update ledger_accounts as a
 set debits_posted = new.debits_posted, credits_posted = new.credits_posted
 from unnest(:customer_ids::uuid[], :ids::uuid[], :debits_posted::numeric[], :credits_posted::numeric[])
     as new (customer_id, id, debits_posted, credits_posted)
+where a.customer_id = new.customer_id and a.id = new.id
+
+-- name: update_accounts!
+update ledger_accounts as a
+set flags = new.flags, debits_pending = new.debits_pending, debits_posted = new.debits_posted, credits_pending = new.credits_pending,
+    credits_posted = new.credits_posted
+from unnest(
+    :customer_ids::uuid[], :ids::uuid[], :flags::smallint[], :debits_pending::numeric[], :debits_posted::numeric[],
+    :credits_pending::numeric[], :credits_posted::numeric[]
+) as new (customer_id, id, flags, debits_pending, debits_posted, credits_pending, credits_posted)
 where a.customer_id = new.customer_id and a.id = new.id

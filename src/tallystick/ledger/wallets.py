@@ -1,26 +1,41 @@
 """A customer's wallet, made of ledger accounts per asset, and what may happen to it.
 
-    granted --(grant, top-up)--> wallet --(bill, usage)--> used
-                                 wallet --(repayment)----> arrears --(usage)--> used
+    granted --(grant, top-up)--> wallet --(bill, hold, usage of postpaid)--> used
+                                 wallet --(repayment)--> arrears --(usage of prepaid)--> used
+                                 wallet --(expiry)--> expired
+                                 wallet <--(exchange)--> exchanged
 
-Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero: usage that has already happened
-then goes to arrears, and money that comes in repays arrears first.
+Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero. Usage that has already
+happened is
+taken to arrears, and arrears are repaid from the wallet as far as it reaches, at once and whenever money comes in. No
+step
+depends on what another one moved, so a whole batch is fixed before it is posted, on whatever engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
 
 from tallystick.kernel.errors import TallyError
 from tallystick.kernel.ids import derived_id
-from tallystick.ledger.contract import Account, AccountFlags, Ledger, Result, Status, Transfer, TransferFlags
+from tallystick.ledger.contract import (
+    AMOUNT_MAX,
+    Account,
+    AccountFlags,
+    Ledger,
+    Opening,
+    Result,
+    Transfer,
+    TransferFlags,
+)
 
 CreditPolicy = Literal["postpaid", "prepaid"]
 """``prepaid``: what can be refused is refused when the wallet is empty. ``postpaid``: nothing is, and debt may grow."""
@@ -34,6 +49,10 @@ class Payer:
     credit_policy: CreditPolicy
 
 
+FindPayers = Callable[[AsyncConnection, list[str]], Awaitable[dict[str, tuple[UUID, Payer]]]]
+"""Finds, of the customers with these keys, those that exist: the id of each, and who pays for it."""
+
+
 class AccountCode(IntEnum):
     """The roles of a customer's accounts."""
 
@@ -42,6 +61,8 @@ class AccountCode(IntEnum):
     USED = 3
     GRANTED = 4
     EXPIRED = 5
+    EXCHANGED = 6
+    """What went to (or came from) wallets in other assets."""
 
 
 class TransferCode(IntEnum):
@@ -52,20 +73,17 @@ class TransferCode(IntEnum):
     BILL = 3
     USAGE = 4
     REPAYMENT = 5
+    HOLD = 6
+    EXPIRY = 7
+    GRANT_VOIDED = 8
+    EXCHANGE = 9
 
 
 class InsufficientCredits(TallyError):
-    """A prepaid wallet holds less than what is to be billed; nothing was moved."""
+    """A prepaid wallet holds less than what is to be taken from it; nothing was moved."""
 
     code = "insufficient_credits"
     status = 402
-
-
-class LedgerRefusal(TallyError):
-    """The ledger refused a transfer that the rules above never produce: a defect, loud and without effect."""
-
-    code = "ledger_refusal"
-    status = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,10 @@ class Balance:
     arrears: int
     used: int
     granted: int
+    expired: int = 0
+    exchanged: int = 0
+    """Came in from wallets in other assets; negative if more went out."""
+    held: int = 0
 
     @property
     def balance(self) -> int:
@@ -99,8 +121,15 @@ class Balance:
 
     @property
     def available(self) -> int:
-        """What can be spent."""
-        return self.balance
+        """What can be spent: holds have reserved the rest."""
+        return self.balance - self.held
+
+
+class Left(NamedTuple):
+    """Wallet minus arrears, and how much of it holds have reserved, in microunits."""
+
+    balance: int
+    held: int
 
 
 @lru_cache(maxsize=100_000)
@@ -114,14 +143,59 @@ def usage_id(payer_id: UUID, ledger: int, customer: UUID, measurement: UUID) -> 
     return derived_id("usage", payer_id, str(ledger), customer, measurement)
 
 
-def arrears_id(usage_id: UUID) -> UUID:
-    """The id of the transfer that takes to arrears what the wallet could not pay of a usage transfer."""
-    return derived_id("arrears", usage_id)
+def repayment_id(cause_id: UUID) -> UUID:
+    """The id of the transfer by which arrears are repaid after another one."""
+    return derived_id("repayment", cause_id)
 
 
-def repayment_id(income_id: UUID) -> UUID:
-    """The id of the transfer by which money that came in repays arrears."""
-    return derived_id("repayment", income_id)
+def transfer_of(
+    movement: Movement,
+    debit: AccountCode,
+    credit: AccountCode,
+    code: TransferCode,
+    flags: TransferFlags = TransferFlags.NONE,
+    *,
+    pending_id: UUID | None = None,
+) -> Transfer:
+    """A movement from one of its payer's accounts to another."""
+    payer_id, ledger = movement.payer.id, movement.ledger
+    return Transfer(
+        movement.id,
+        payer_id,
+        account_id(payer_id, ledger, debit),
+        account_id(payer_id, ledger, credit),
+        movement.amount,
+        ledger,
+        code,
+        flags,
+        movement.cause_id,
+        pending_id,
+    )
+
+
+_AS_FAR_AS_IT_REACHES = TransferFlags.BALANCING_DEBIT | TransferFlags.BALANCING_CREDIT
+
+
+def repayments(movement: Movement) -> list[Transfer]:
+    """What follows a movement after which a prepaid wallet may hold something while there are arrears."""
+    if movement.payer.credit_policy == "postpaid":
+        return []
+    repayment = Movement(repayment_id(movement.id), movement.payer, movement.ledger, AMOUNT_MAX, movement.id)
+    return [
+        transfer_of(repayment, AccountCode.WALLET, AccountCode.ARREARS, TransferCode.REPAYMENT, _AS_FAR_AS_IT_REACHES)
+    ]
+
+
+def usage_transfers(movement: Movement) -> list[Transfer]:
+    """How usage that has already happened is charged: never refused. A negative amount gives money back."""
+    if movement.amount < 0:
+        returned = Movement(movement.id, movement.payer, movement.ledger, -movement.amount, movement.cause_id)
+        return [
+            transfer_of(returned, AccountCode.USED, AccountCode.WALLET, TransferCode.USAGE),
+            *repayments(returned),
+        ]
+    source = AccountCode.ARREARS if movement.payer.credit_policy == "prepaid" else AccountCode.WALLET
+    return [transfer_of(movement, source, AccountCode.USED, TransferCode.USAGE), *repayments(movement)]
 
 
 class Wallets:
@@ -130,156 +204,104 @@ class Wallets:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def grant(self, conn: AsyncConnection, movements: list[Movement], code: TransferCode) -> list[Result]:
+    async def grant(self, conn: AsyncConnection, movements: Sequence[Movement], code: TransferCode) -> list[Result]:
         """Credits come in, and repay arrears first. A repetition answers ``EXISTS`` and moves nothing."""
-        return await self._income(conn, [(movement, AccountCode.GRANTED, code) for movement in movements])
-
-    async def bill(self, conn: AsyncConnection, movements: list[Movement]) -> list[Result]:
-        """Takes amounts from wallets, one after the other; ``EXCEEDS_CREDITS`` where a prepaid wallet holds less."""
-        return await self._post(
+        return await self.post(
             conn,
-            [_transfer(movement, AccountCode.WALLET, AccountCode.USED, TransferCode.BILL) for movement in movements],
+            [[transfer_of(m, AccountCode.GRANTED, AccountCode.WALLET, code), *repayments(m)] for m in movements],
             movements,
         )
 
-    async def charge(self, conn: AsyncConnection, movements: list[Movement]) -> None:
-        """Charges usage that has already happened: never refused. A negative amount gives money back."""
-        postpaid = [m for m in movements if m.amount >= 0 and m.payer.credit_policy == "postpaid"]
-        prepaid = [m for m in movements if m.amount >= 0 and m.payer.credit_policy == "prepaid"]
-        returned = [m for m in movements if m.amount < 0]
-        _insist(
-            await self._post(
-                conn,
-                [_transfer(m, AccountCode.WALLET, AccountCode.USED, TransferCode.USAGE) for m in postpaid],
-                postpaid,
-            )
+    async def bill(self, conn: AsyncConnection, movements: Sequence[Movement]) -> list[Result]:
+        """Takes amounts from wallets, one after the other; ``EXCEEDS_CREDITS`` where a prepaid wallet has less."""
+        return await self.post(
+            conn,
+            [[transfer_of(m, AccountCode.WALLET, AccountCode.USED, TransferCode.BILL)] for m in movements],
+            movements,
         )
-        await self._charge_prepaid(conn, prepaid)
-        _insist(
-            await self._income(
-                conn,
-                [
-                    (Movement(m.id, m.payer, m.ledger, -m.amount), AccountCode.USED, TransferCode.USAGE)
-                    for m in returned
-                ],
-            )
-        )
+
+    async def charge(self, conn: AsyncConnection, movements: Sequence[Movement]) -> None:
+        """Charges usage that has already happened. The money has moved at the latest soon after the commit."""
+        transfers = [transfer for movement in movements for transfer in usage_transfers(movement)]
+        await self._ledger.promise(conn, transfers, _opening(movements))
+
+    async def post(
+        self, conn: AsyncConnection, transfers: Sequence[Sequence[Transfer]], movements: Sequence[Movement]
+    ) -> list[Result]:
+        """Posts the transfers of each movement, in order, and answers with the result of the first one of each.
+
+        Whatever accounts their payers lack are opened.
+        """
+        flat = [transfer for group in transfers for transfer in group]
+        results = await self._ledger.post(conn, flat, _opening(movements))
+        firsts = accumulate((len(group) for group in transfers[:-1]), initial=0)
+        return [results[first] for first in firsts] if transfers else []
 
     async def balances(self, conn: AsyncConnection, customer_id: UUID, ledgers: Iterable[int]) -> list[Balance]:
         """A customer's standing in each of these assets in which it has accounts."""
-        wanted = [(customer_id, account_id(customer_id, ledger, code)) for ledger in ledgers for code in AccountCode]
-        sums = {
-            (account.ledger, account.code): account.credit_balance
-            for account in (await self._ledger.accounts(conn, wanted)).values()
-        }
-        return [
-            Balance(
-                ledger,
-                wallet=sums.get((ledger, AccountCode.WALLET), 0),
-                arrears=-sums.get((ledger, AccountCode.ARREARS), 0),
-                used=sums.get((ledger, AccountCode.USED), 0),
-                granted=-sums.get((ledger, AccountCode.GRANTED), 0),
-            )
-            for ledger in sorted({ledger for ledger, _ in sums})
-        ]
+        return (await self.standings(conn, [customer_id], ledgers))[customer_id]
 
-    async def spendable(self, conn: AsyncConnection, customers: Iterable[UUID], ledger: int) -> dict[UUID, int]:
-        """Wallet minus arrears of many customers in one asset, in microunits; 0 without accounts."""
+    async def standings(
+        self, conn: AsyncConnection, customers: Collection[UUID], ledgers: Iterable[int]
+    ) -> dict[UUID, list[Balance]]:
+        """The standing of many customers in each of these assets in which they have accounts."""
+        wanted = [
+            (customer_id, account_id(customer_id, ledger, code))
+            for customer_id in customers
+            for ledger in ledgers
+            for code in AccountCode
+        ]
+        found = await self._ledger.accounts(conn, wanted)
+        accounts = {(account.customer_id, account.ledger, account.code): account for account in found.values()}
+        places = sorted({(account.customer_id, account.ledger) for account in found.values()})
+        standings: dict[UUID, list[Balance]] = {customer_id: [] for customer_id in customers}
+        for customer_id, ledger in places:
+            standings[customer_id].append(
+                _balance(ledger, {code: accounts.get((customer_id, ledger, code)) for code in AccountCode})
+            )
+        return standings
+
+    async def left(
+        self, conn: AsyncConnection, customers: Iterable[UUID], ledger: int, *, serialised: bool = False
+    ) -> dict[UUID, Left]:
+        """What is left to many customers in one asset; nothing without accounts."""
         ids = sorted(set(customers))
         wanted = [
             (customer_id, account_id(customer_id, ledger, code))
             for customer_id in ids
             for code in (AccountCode.WALLET, AccountCode.ARREARS)
         ]
-        left = dict.fromkeys(ids, 0)
-        for account in (await self._ledger.accounts(conn, wanted)).values():
-            left[account.customer_id] += account.credit_balance
+        left = dict.fromkeys(ids, Left(0, 0))
+        for account in (await self._ledger.accounts(conn, wanted, serialised=serialised)).values():
+            balance, held = left[account.customer_id]
+            left[account.customer_id] = Left(balance + account.credit_balance, held + account.debits_pending)
         return left
 
-    async def _charge_prepaid(self, conn: AsyncConnection, movements: list[Movement]) -> None:
-        paid = await self._post(
-            conn,
-            [
-                _transfer(m, AccountCode.WALLET, AccountCode.USED, TransferCode.USAGE, TransferFlags.BALANCING_DEBIT)
-                for m in movements
-            ],
-            movements,
-        )
-        _insist(paid)
-        owed = [
-            Movement(arrears_id(m.id), m.payer, m.ledger, m.amount - result.amount, m.id)
-            for m, result in zip(movements, paid, strict=True)
-            if result.amount < m.amount
-        ]
-        _insist(
-            await self._post(
-                conn, [_transfer(m, AccountCode.ARREARS, AccountCode.USED, TransferCode.USAGE) for m in owed], owed
-            )
-        )
 
-    async def _income(
-        self, conn: AsyncConnection, incomes: list[tuple[Movement, AccountCode, TransferCode]]
-    ) -> list[Result]:
-        if not incomes:
-            return []
-        movements = [movement for movement, _, _ in incomes]
-        results = await self._post(
-            conn,
-            [_transfer(movement, source, AccountCode.WALLET, code) for movement, source, code in incomes],
-            movements,
-        )
-        came_in = [
-            movement for movement, result in zip(movements, results, strict=True) if result.status is Status.CREATED
-        ]
-        indebted = await self._indebted(conn, came_in)
-        repayments = [
-            Movement(repayment_id(m.id), m.payer, m.ledger, m.amount, m.id)
-            for m in came_in
-            if (m.payer.id, m.ledger) in indebted
-        ]
-        _insist(
-            await self._post(
-                conn,
-                [
-                    _transfer(
-                        m,
-                        AccountCode.WALLET,
-                        AccountCode.ARREARS,
-                        TransferCode.REPAYMENT,
-                        TransferFlags.BALANCING_CREDIT,
-                    )
-                    for m in repayments
-                ],
-                repayments,
-            )
-        )
-        return results
-
-    async def _indebted(self, conn: AsyncConnection, movements: list[Movement]) -> set[tuple[UUID, int]]:
-        prepaid = {(m.payer.id, m.ledger) for m in movements if m.payer.credit_policy == "prepaid"}
-        if not prepaid:
-            return set()
-        wanted = [(payer_id, account_id(payer_id, ledger, AccountCode.ARREARS)) for payer_id, ledger in sorted(prepaid)]
-        accounts = await self._ledger.accounts(conn, wanted)
-        return {(account.customer_id, account.ledger) for account in accounts.values() if account.credit_balance < 0}
-
-    async def _post(self, conn: AsyncConnection, transfers: list[Transfer], movements: list[Movement]) -> list[Result]:
-        """Posts; where a payer has no accounts yet, opens them and posts again: known payers cost nothing extra."""
-        results = await self._ledger.post(conn, transfers)
-        missing = [index for index, result in enumerate(results) if result.status in _WITHOUT_ACCOUNT]
-        if missing:
-            payers = {(movements[index].payer, movements[index].ledger) for index in missing}
-            await self._ledger.create_accounts(
-                conn, [account for payer, ledger in payers for account in _accounts(payer, ledger)]
-            )
-            for index, result in zip(
-                missing, await self._ledger.post(conn, [transfers[i] for i in missing]), strict=True
-            ):
-                results[index] = result
-        return results
+def _balance(ledger: int, accounts: dict[AccountCode, Account | None]) -> Balance:
+    sums = {code: account.credit_balance if account else 0 for code, account in accounts.items()}
+    wallet = accounts[AccountCode.WALLET]
+    return Balance(
+        ledger,
+        wallet=sums[AccountCode.WALLET],
+        arrears=-sums[AccountCode.ARREARS],
+        used=sums[AccountCode.USED],
+        granted=-sums[AccountCode.GRANTED],
+        expired=sums[AccountCode.EXPIRED],
+        exchanged=-sums[AccountCode.EXCHANGED],
+        held=wallet.debits_pending if wallet else 0,
+    )
 
 
-_WITHOUT_ACCOUNT = (Status.DEBIT_ACCOUNT_NOT_FOUND, Status.CREDIT_ACCOUNT_NOT_FOUND)
+def _opening(movements: Sequence[Movement]) -> Opening:
+    """Opens all accounts of a payer in an asset as soon as one of them is missing."""
+
+    def opened(missing: Collection[UUID]) -> list[Account]:
+        places = {(movement.payer, movement.ledger) for movement in movements}
+        accounts = [_accounts(payer, ledger) for payer, ledger in places]
+        return [account for owned in accounts if any(account.id in missing for account in owned) for account in owned]
+
+    return opened
 
 
 def _accounts(payer: Payer, ledger: int) -> list[Account]:
@@ -294,29 +316,3 @@ def _accounts(payer: Payer, ledger: int) -> list[Account]:
         )
         for code in AccountCode
     ]
-
-
-def _transfer(
-    movement: Movement,
-    debit: AccountCode,
-    credit: AccountCode,
-    code: TransferCode,
-    flags: TransferFlags = TransferFlags.NONE,
-) -> Transfer:
-    payer_id, ledger = movement.payer.id, movement.ledger
-    return Transfer(
-        movement.id,
-        payer_id,
-        account_id(payer_id, ledger, debit),
-        account_id(payer_id, ledger, credit),
-        movement.amount,
-        ledger,
-        code,
-        flags,
-        movement.cause_id,
-    )
-
-
-def _insist(results: list[Result]) -> None:
-    if refused := [result.status.value for result in results if not result.stands]:
-        raise LedgerRefusal(f"the ledger refused a transfer: {refused[0]}")

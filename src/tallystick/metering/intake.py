@@ -7,7 +7,6 @@ measurement is durable, counted and, if it has a price, charged; one that was kn
 from __future__ import annotations
 
 import asyncio
-
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -88,16 +87,17 @@ class Intake:
         unreadable = [list(batch.unreadable) for batch in batches]
         keys = [[stream_key(measurement) for measurement in batch.measurements] for batch in batches]
         streams, new = await self._identify(conn, directory, batches, keys, unreadable)
-        await _others_turn()
+        size = sum(len(batch.measurements) for batch in batches)
+        await _others_turn(size)
         sent = self._entries(directory, streams, batches, keys)
-        await _others_turn()
+        await _others_turn(size)
         fresh = await self._sift(conn, sent)
         await self._quantify(conn, fresh)
         totals = await self._total(conn, fresh)
-        await _others_turn()
+        await _others_turn(size)
         _price(totals)
         movements = _movements(totals)
-        await _others_turn()
+        await _others_turn(size)
         await self._store(conn, fresh, now)
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
@@ -258,12 +258,13 @@ class Intake:
         async with conn.cursor() as cursor, cursor.copy(_SQL.copy_measurements) as copy:
             for start in range(0, len(fresh), ROWS_AT_ONCE):
                 await copy.write(_copy_rows(fresh[start : start + ROWS_AT_ONCE], now.isoformat()))
-                await _others_turn()
+                await _others_turn(len(fresh))
 
 
-async def _others_turn() -> None:
-    """Lets other lanes feed the database: while one lane computes for a tenth of a second, they would starve it of rows."""
-    await asyncio.sleep(0)
+async def _others_turn(rows: int) -> None:
+    """Lets other lanes feed the database, which would wait for them while this one computes over many rows."""
+    if rows >= ROWS_AT_ONCE:
+        await asyncio.sleep(0)
 
 
 def _total_of(entry: Entry) -> TotalKey:

@@ -15,7 +15,7 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from tallystick.database.queries import Queries, array, uuid_array
+from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.ids import NIL
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Payer, Wallets, usage_id
@@ -98,7 +98,7 @@ class Settlement:
             cursor = await conn.execute(
                 _SQL.waiting,
                 {
-                    "customer_ids": uuid_array(customers),
+                    "customer_ids": UuidArray(customers),
                     "meter": meter,
                     "kind": kind,
                     "after_customer": after[0],
@@ -123,8 +123,8 @@ class Settlement:
         await conn.execute(
             _SQL.charge_waiting,
             {
-                "customer_ids": uuid_array(item.customer_id for item in priced),
-                "ids": uuid_array(item.id for item in priced),
+                "customer_ids": UuidArray(item.customer_id for item in priced),
+                "ids": UuidArray(item.id for item in priced),
                 "quantities": array(item.quantity for item in priced),
                 "remarks": [item.remark for item in priced],
                 "price_ids": array(item.price.id for item in priced if item.price),

@@ -13,7 +13,7 @@ from tallystick.database.pool import Connection
 from tallystick.database.queries import Queries
 from tallystick.kernel.errors import NotFound
 from tallystick.kernel.money import format_amount, format_quantity
-from tallystick.ledger.wallets import AccountCode, arrears_id, repayment_id
+from tallystick.ledger.wallets import AccountCode, repayment_id
 from tallystick.metering.charges import ChargeId
 from tallystick.pricing.functions import Dynamic, Model, describe, parse_model, price_function
 from tallystick.pricing.service import Pricing
@@ -86,7 +86,10 @@ class PriceVersion:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A transfer in a customer's books, from the account of one role to another's. ``amount`` is in microunits."""
+    """A transfer in a customer's books, from the account of one role to another's. ``amount`` is in microunits.
+
+    One that is ``waiting`` has been promised since ``at`` to a ledger elsewhere, which has not carried it out yet.
+    """
 
     id: UUID
     customer: str
@@ -95,6 +98,7 @@ class Moved:
     amount: int
     asset: str
     at: datetime
+    waiting: bool
 
     def as_json(self) -> Json:
         return {
@@ -105,6 +109,7 @@ class Moved:
             "amount": format_amount(self.amount),
             "asset": self.asset,
             "at": _time(self.at),
+            "waiting": self.waiting,
         }
 
 
@@ -113,8 +118,8 @@ class Explanation:
     """All there is to say about one charge. Amounts are microunits of the price's asset.
 
     Without a price there are no totals, amount and transfers, and ``missing`` says what it waits for. The first
-    transfer moved the charge, perhaps together with others of its batch; further ones took to arrears what the wallet
-    could not pay, or repaid arrears with what came back.
+    transfer moved the charge, perhaps together with others of its batch; a second one repaid arrears from the wallet
+    afterwards: those of this charge if the payer is prepaid, or older ones with what came back.
     """
 
     id: ChargeId
@@ -188,9 +193,9 @@ class Explain:
     async def _transfers(self, conn: Connection, payer_id: UUID, transfer_id: UUID | None) -> list[Moved]:
         if transfer_id is None:
             return []
-        ids = [transfer_id, arrears_id(transfer_id), repayment_id(transfer_id)]
-        rows = await (await conn.execute(_SQL.transfers, {"payer_id": payer_id, "ids": ids})).fetchall()
-        return [Moved(row[0], row[1], _role(row[2]), _role(row[3]), int(row[4]), row[5], row[6]) for row in rows]
+        parameters = {"payer_id": payer_id, "id": transfer_id, "repayment_id": repayment_id(transfer_id)}
+        rows = await (await conn.execute(_SQL.transfers, parameters)).fetchall()
+        return [Moved(row[0], row[1], _role(row[2]), _role(row[3]), int(row[4]), *row[5:]) for row in rows]
 
     async def _missing(self, conn: Connection, customer_id: UUID, measured: Measured) -> str:
         prices = await self._pricing.price_list(conn)
@@ -240,7 +245,8 @@ def _tell_transfers(told: Explanation) -> list[str]:
     if not told.transfers:
         return ["nothing had to move" if not told.amount else "no transfer moved it"]
     return [
-        f"transfer {moved.id} at {_time(moved.at)}: {format_amount(moved.amount)} {moved.asset} "
+        f"transfer {moved.id} {'waits for the ledger since' if moved.waiting else 'at'} {_time(moved.at)}: "
+        f"{format_amount(moved.amount)} {moved.asset} "
         f"from {moved.debited} to {moved.credited} of customer {moved.customer!r}"
         for moved in told.transfers
     ]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import psycopg
 
-from tallystick.database.pool import Pool
+from tallystick.database.pool import Connection, Pool
+from tallystick.ledger.contract import Ledger
+from tallystick.ledger.promises import Lag
 from tallystick.metering.service import IntakeQueue
 
 PATIENCE_SECONDS = 2
 """A database that does not answer within this time counts as out of reach."""
 
-Status = Literal["healthy", "unhealthy"]
+BEHIND_SECONDS = 60
+"""A ledger outside of the database is late if a promise has waited longer than this."""
+
+Status = Literal["healthy", "degraded", "unhealthy"]
+"""``degraded``: usage is taken in, but a ledger outside of the database is away or has refused something."""
 
 
 class DatabaseHealth(TypedDict, total=False):
@@ -31,24 +37,69 @@ class IntakeHealth(TypedDict):
     queued: int
 
 
+class LedgerHealth(TypedDict):
+    """Transfers that ``waiting`` for a ledger outside of the database have been promised, and the oldest of them
+    ``oldest_seconds`` ago; promises that it has ``refused`` are a defect, and kept.
+    """
+
+    status: Status
+    waiting: int
+    oldest_seconds: int
+    refused: int
+
+
 class Condition(TypedDict):
-    """What ``GET /api/v1/health`` answers."""
+    """What ``GET /api/v1/health`` answers. ``ledger`` is missing where the database itself is the ledger."""
 
     status: Status
     database: DatabaseHealth
     intake: IntakeHealth
+    ledger: NotRequired[LedgerHealth]
+
+
+@runtime_checkable
+class Lagging(Protocol):
+    """A ledger outside of the database."""
+
+    @property
+    def away(self) -> bool: ...
+    async def lag(self, conn: Connection) -> Lag: ...
 
 
 class Health:
     """Looks after what the service cannot do without."""
 
-    def __init__(self, intake: IntakeQueue) -> None:
+    def __init__(self, intake: IntakeQueue, ledger: Ledger | Lagging | None = None) -> None:
         self._intake = intake
+        self._ledger = ledger if isinstance(ledger, Lagging) else None
 
     async def check(self, pool: Pool) -> Condition:
         """The condition now, at the latest after ``PATIENCE_SECONDS``. Never raises because of the database."""
         database = await _ask(pool)
-        return {"status": database["status"], "database": database, "intake": {"queued": self._intake.queued}}
+        condition: Condition = {
+            "status": database["status"],
+            "database": database,
+            "intake": {"queued": self._intake.queued},
+        }
+        if self._ledger is not None and database["status"] == "healthy":
+            condition["ledger"] = await _look_at(self._ledger, pool)
+            condition["status"] = condition["ledger"]["status"]
+        return condition
+
+
+async def _look_at(ledger: Lagging, pool: Pool) -> LedgerHealth:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS), pool.connection() as conn:
+            lag = await ledger.lag(conn)
+    except (TimeoutError, psycopg.OperationalError, psycopg.InterfaceError):
+        return {"status": "degraded", "waiting": 0, "oldest_seconds": 0, "refused": 0}
+    behind = ledger.away or lag.refused > 0 or lag.oldest_seconds > BEHIND_SECONDS
+    return {
+        "status": "degraded" if behind else "healthy",
+        "waiting": lag.waiting,
+        "oldest_seconds": lag.oldest_seconds,
+        "refused": lag.refused,
+    }
 
 
 async def _ask(pool: Pool) -> DatabaseHealth:

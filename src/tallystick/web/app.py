@@ -16,10 +16,16 @@ from tallystick.web import (
     credits_service,
     docs,
     events,
+    native_agreements,
+    native_assets,
     native_catalogue,
     native_customers,
+    native_exchange,
+    native_grants,
+    native_holds,
     native_operations,
     native_quarantine,
+    native_transactions,
     openstack_credits,
 )
 from tallystick.web.edge import Edge, Gate
@@ -28,11 +34,18 @@ from tallystick.web.problems import answer
 ROUTERS = (
     events.router,
     credits_service.router,
+    credits_service.users,
     openstack_credits.router,
     native_catalogue.router,
     native_customers.router,
+    native_grants.router,
+    native_agreements.router,
+    native_holds.router,
     native_operations.router,
     native_quarantine.router,
+    native_assets.router,
+    native_exchange.router,
+    native_transactions.router,
     docs.router,
 )
 """The busiest first: routes are tried in this order."""

@@ -1,31 +1,45 @@
-"""The credits service's surface: accounts, balance, top-up and bill, with amounts as JSON numbers of exact digits."""
+"""The credits service's surface: accounts, balance, top-up and bill, users and their transactions.
+
+Amounts are JSON numbers of exact digits.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from psycopg import AsyncConnection
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tallystick.billing.instructions import CustomerExists, Instruction, UnknownCustomer
-from tallystick.kernel.errors import Conflict, NotFound
+from tallystick.billing.transactions import Place, Transaction
+from tallystick.customers.model import Customer
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
 from tallystick.service import Service
 from tallystick.web.body import MalformedBody, exact_json, is_json, read_body
-from tallystick.web.routes import LeanRoute
+from tallystick.web.native import Serving
+from tallystick.web.routes import ExactRoute, LeanRoute
 from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, JsonNumber, Key, Remark, idempotency_key
 
 LEDGER = 1
 """The ledger number of CREDIT."""
 
+MAX_PAGE_SIZE = 100
+MAX_PAGE = 2**53 - 1
+"""The highest page that is asked for: the greatest number that every reader of JSON knows."""
+
 router = APIRouter(prefix="/api/v1", tags=["Credits service"], route_class=LeanRoute)
+users = APIRouter(prefix="/api/v1/users", tags=["Credits service"], route_class=ExactRoute)
 
 _Credits = Annotated[Decimal, EXACT_NUMBER, Field(decimal_places=6, le=MAX_AMOUNT // MICROUNITS)]
 
@@ -120,7 +134,7 @@ async def balance(request: Request) -> Response:
         if not found:
             raise _no_account(user_id)
         payer = found[user_id][1]
-        left = (await service.wallets.spendable(conn, [payer.id], LEDGER))[payer.id]
+        left = (await service.wallets.left(conn, [payer.id], LEDGER))[payer.id].balance
     return _json(f'{{"user_id":{json.dumps(user_id)},"balance":{_number(left)}}}')
 
 
@@ -197,3 +211,121 @@ def _number(microcredits: int) -> str:
 
 def _json(text: str, status: int = 200) -> Response:
     return Response(text.encode(), status, media_type="application/json")
+
+
+# Users, for administrators
+
+
+class UserShown(BaseModel):
+    user_id: str
+    display_name: str | None
+    created_at: str
+    balance: JsonNumber | None
+
+
+class UserPage(BaseModel):
+    users: list[UserShown]
+    total: int
+    page: int
+    page_size: int
+
+
+class TransactionShown(BaseModel):
+    id: str
+    user_id: str
+    type: Literal["topup", "bill"]
+    amount: JsonNumber
+    description: str | None
+    balance_after: JsonNumber
+    created_at: str
+
+
+class TransactionPage(BaseModel):
+    transactions: list[TransactionShown]
+    total: int
+    page: int
+    page_size: int
+
+
+@users.get("", response_model=UserPage, responses=_refuses())
+async def list_users(service: Serving, page: int = 1, page_size: int = 20) -> Response:
+    """Users, newest first. Pages and their sizes are put within their bounds."""
+    page, page_size = _bounded(page, page_size)
+    async with service.pool.connection() as conn:
+        found, total = await service.customers.newest(conn, (page - 1) * page_size, page_size)
+        shown = await _users(service, conn, found)
+    return _page("users", shown, total, page, page_size)
+
+
+@users.get("/{user_id:key}", response_model=UserShown, responses=_refuses(404))
+async def get_user(user_id: str, service: Serving) -> Response:
+    """One user, with what is left."""
+    async with service.pool.connection() as conn:
+        (shown,) = await _users(service, conn, [await _user(service, conn, user_id)])
+    return _exact(shown)
+
+
+@users.get("/{user_id:key}/transactions", response_model=TransactionPage, responses=_refuses(404))
+async def list_transactions(user_id: str, service: Serving, page: int = 1, page_size: int = 20) -> Response:
+    """Whatever changed a user's balance, newest first: what came in is a ``topup``, what went out a ``bill``."""
+    page, page_size = _bounded(page, page_size)
+    async with service.pool.connection() as conn:
+        await _user(service, conn, user_id)
+        payer = (await service.customers.find(conn, [user_id]))[user_id][1]
+        skip = (page - 1) * page_size
+        found, total = await service.transactions.numbered(conn, Place(payer.id, LEDGER), skip, page_size)
+    return _page("transactions", [_transaction(user_id, one) for one in found], total, page, page_size)
+
+
+def _bounded(page: int, page_size: int) -> tuple[int, int]:
+    return min(max(page, 1), MAX_PAGE), min(max(page_size, 1), MAX_PAGE_SIZE)
+
+
+async def _user(service: Service, conn: AsyncConnection, user_id: str) -> Customer:
+    try:
+        return await service.customers.get(conn, user_id)
+    except (NotFound, InvalidInput):  # what cannot be an id names nobody
+        raise NotFound(f"User '{user_id}' not found") from None
+
+
+async def _users(service: Service, conn: AsyncConnection, customers: Sequence[Customer]) -> list[dict[str, Any]]:
+    """Users as they are shown. There is no balance where a wallet was never opened and nothing ever moved."""
+    named = await service.customers.find(conn, [customer.key for customer in customers])
+    payers = {key: payer.id for key, (_, payer) in named.items()}
+    standings = await service.wallets.standings(conn, set(payers.values()), [LEDGER])
+    left = dict.fromkeys(await service.transactions.opened(conn, set(payers.values())), 0)
+    left |= {payer_id: standing[0].balance for payer_id, standing in standings.items() if standing}
+    return [
+        {
+            "user_id": customer.key,
+            "display_name": customer.name,
+            "created_at": customer.created_at.isoformat(),
+            "balance": None if (balance := left.get(payers[customer.key])) is None else _raw(balance),
+        }
+        for customer in customers
+    ]
+
+
+def _transaction(user_id: str, transaction: Transaction) -> dict[str, Any]:
+    return {
+        "id": str(transaction.id),
+        "user_id": user_id,
+        "type": "topup" if transaction.amount > 0 else "bill",
+        "amount": _raw(abs(transaction.amount)),
+        "description": transaction.description,
+        "balance_after": _raw(transaction.balance_after),
+        "created_at": transaction.created_at.isoformat(),
+    }
+
+
+def _raw(microcredits: int) -> msgspec.Raw:
+    """An amount as a JSON number with its exact digits."""
+    return msgspec.Raw(_number(microcredits).encode())
+
+
+def _page(name: str, shown: list[dict[str, Any]], total: int, page: int, page_size: int) -> Response:
+    return _exact({name: shown, "total": total, "page": page, "page_size": page_size})
+
+
+def _exact(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

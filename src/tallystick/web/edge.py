@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tallystick.access.keys import Demand, Keys
 from tallystick.kernel.errors import TallyError
 from tallystick.settings import Settings
-from tallystick.web.problems import Surface, refusal_of, say, surface_of
+from tallystick.web.problems import CREDITS_SERVICE_USERS, Surface, refusal_of, say, surface_of
 
 REQUEST_ID: Final = b"x-request-id"
 
 _REQUEST_ID_TEXT = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _OPEN_PATHS = ("/ping", "/api/v1/health", "/openapi.json", "/api/doc", "/docs")
 _ADMIN_PATHS = ("/api/v1/quarantine", "/api/v1/verify")
-_ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers")
+_ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers", "/api/v1/assets", "/api/v1/tiers")
 _LINE_PROTOCOL_PATHS = frozenset({"/write", "/api/v2/write"})
 
 _log = structlog.get_logger("tallystick.web")
@@ -36,7 +36,9 @@ def demand_of(settings: Settings, method: str, path: str) -> Demand:
         return Demand.NOTHING
     if surface_of(path) is Surface.CREDITS_SERVICE:
         keys_exist = settings.client_keys or settings.admin_keys
-        return Demand.CLIENT if keys_exist or not settings.dev else Demand.NOTHING
+        if settings.dev and not keys_exist:
+            return Demand.NOTHING
+        return Demand.ADMIN if _is_under(path, (CREDITS_SERVICE_USERS,)) else Demand.CLIENT
     if settings.dev:
         return Demand.NOTHING
     if _is_under(path, _ADMIN_PATHS) or (method not in ("GET", "HEAD") and _is_under(path, _ADMIN_WRITES)):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import Field
-from starlette.requests import Request
 
-from tallystick.billing.instructions import Instruction
 from tallystick.customers.model import Customer, NewCustomer
 from tallystick.kernel.calendar import Month, month_of, parse_month
-from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import format_amount, format_quantity
+from tallystick.ledger.rates import Display
 from tallystick.ledger.wallets import CreditPolicy
 from tallystick.metering.charges import BEGINNING, END, Usage
 from tallystick.service import Service
@@ -30,8 +27,9 @@ from tallystick.web.native import (
     refusals,
     transaction,
 )
+from tallystick.web.native_assets import DisplayIn, DisplayShown, display_shown
 from tallystick.web.routes import ExactRoute
-from tallystick.web.values import IDEMPOTENCY_KEY, Instant, Key, Microunits, Remark, Text, idempotency_key
+from tallystick.web.values import Instant, Key, Text
 
 router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute, responses=refusals())
 
@@ -59,6 +57,7 @@ class CustomerShown(Shown):
 class BalanceShown(Shown):
     asset: str
     balance: DecimalText
+    held: DecimalText
     available: DecimalText
     used: DecimalText
     granted: DecimalText
@@ -91,12 +90,13 @@ async def get_customer(key: Key, service: Serving) -> CustomerWithBalances:
     """One customer, with what its own wallets hold by asset."""
     async with transaction(service) as conn:
         customer = await service.customers.get(conn, key)
-        codes = {asset.ledger: code for code, asset in (await service.assets.all(conn)).items()}
-        balances = await service.wallets.balances(conn, customer.id, codes)
+        assets = await service.assets.held(conn, customer.id)
+        balances = await service.wallets.balances(conn, customer.id, assets)
     shown = [
         BalanceShown(
-            asset=codes[balance.ledger],
+            asset=assets[balance.ledger].code,
             balance=format_amount(balance.balance),
+            held=format_amount(balance.held),
             available=format_amount(balance.available),
             used=format_amount(balance.used),
             granted=format_amount(balance.granted),
@@ -108,53 +108,6 @@ async def get_customer(key: Key, service: Serving) -> CustomerWithBalances:
 
 def _with_balances(customer: Customer, balances: list[BalanceShown]) -> CustomerWithBalances:
     return CustomerWithBalances(**CustomerShown.model_validate(customer).model_dump(), balances=balances)
-
-
-# Grants
-
-
-class GrantAsked(Asked):
-    asset: Key
-    amount: Annotated[Microunits, Field(gt=0)]
-    reason: Remark | None = None
-
-
-class Granted(Shown):
-    customer: str
-    asset: str
-    amount: DecimalText
-    reason: str | None
-    balance: DecimalText
-
-
-@router.post(
-    "/{key:key}/grants",
-    status_code=201,
-    responses=refusals(404, 409, 429, body=True),
-    openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
-)
-async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) -> Granted:
-    """Gives credits to a customer; they go to the wallet of whoever pays for it."""
-    async with transaction(service) as conn:
-        asset = await service.assets.get(conn, body.asset)
-    balance = await service.instructions.carry_out(
-        Instruction(
-            id=new_id(service.clock.now()),
-            type="grant",
-            customer=key,
-            ledger=asset.ledger,
-            amount=body.amount,
-            description=body.reason,
-            idempotency_key=idempotency_key(request),
-        )
-    )
-    return Granted(
-        customer=key,
-        asset=asset.code,
-        amount=format_amount(body.amount),
-        reason=body.reason,
-        balance=format_amount(balance),
-    )
 
 
 # Usage, charges, bills
@@ -171,6 +124,7 @@ class UsageShown(Shown):
     model: dict[str, Any] | None
     asset: str | None
     amount: DecimalText | None
+    display: DisplayShown | None = None
 
 
 class MonthOfUsage(Shown):
@@ -184,6 +138,7 @@ class MonthOfUsage(Shown):
 class TotalShown(Shown):
     asset: str
     amount: DecimalText
+    display: DisplayShown | None = None
 
 
 class BillShown(MonthOfUsage):
@@ -208,10 +163,12 @@ class ChargeShown(Shown):
     transfer: UUID | None
 
 
+_INSTANT = timedelta(microseconds=1)
+
 MonthText = Annotated[str | None, Query(description="YYYY-MM in the business zone; this month if left out")]
 
 
-@router.get("/{key:key}/usage", responses=refusals(404))
+@router.get("/{key:key}/usage", responses=refusals(404), response_model_exclude_unset=True)
 async def usage(key: Key, service: Serving, month: MonthText = None) -> MonthOfUsage:
     """What a customer used in a month, by meter, kind and price. An amount is missing where usage waits for a price."""
     wanted = _month(service, month)
@@ -223,20 +180,32 @@ async def usage(key: Key, service: Serving, month: MonthText = None) -> MonthOfU
     )
 
 
-@router.get("/{key:key}/bill", responses=refusals(404))
-async def bill(key: Key, service: Serving, month: MonthText = None) -> BillShown:
-    """A customer's bill of a month: the usage totals, priced, and their sum by asset. It is always ready."""
+@router.get("/{key:key}/bill", responses=refusals(404), response_model_exclude_unset=True)
+async def bill(key: Key, service: Serving, month: MonthText = None, display: DisplayIn = None) -> BillShown:
+    """A customer's bill of a month: the usage totals, priced, and their sum by asset. It is always ready.
+
+    With `display`, each amount also shows what it comes to in that asset, at the rate in force when the month ended, or
+    now. What is owed is the amount itself.
+    """
     wanted = _month(service, month)
     async with transaction(service) as conn:
         made = await service.bills.bill(conn, key, wanted)
+        shown_in = None
+        if display is not None:
+            asset = await service.assets.get(conn, display, "display")
+            instant = min(service.clock.now(), wanted.end - _INSTANT)
+            shown_in = await service.display_rates.display(conn, made.totals, asset, instant)
     return BillShown(
         customer=key,
         month=str(made.month),
         start=made.month.start,
         end=made.month.end,
         state=made.state,
-        lines=[_usage(line) for line in made.lines],
-        totals=[TotalShown(asset=asset, amount=format_amount(total)) for asset, total in sorted(made.totals.items())],
+        lines=[_usage(line, shown_in) for line in made.lines],
+        totals=[
+            TotalShown(asset=code, amount=format_amount(total), **display_shown(shown_in, code, total))
+            for code, total in sorted(made.totals.items())
+        ],
     )
 
 
@@ -282,7 +251,7 @@ def _month(service: Service, text: str | None) -> Month:
     return month_of(service.clock.now(), zone) if text is None else parse_month(text, zone)
 
 
-def _usage(line: Usage) -> UsageShown:
+def _usage(line: Usage, display: Display | None = None) -> UsageShown:
     return UsageShown(
         meter=line.meter,
         kind=line.kind,
@@ -294,6 +263,7 @@ def _usage(line: Usage) -> UsageShown:
         model=line.model,
         asset=line.asset,
         amount=_amount(line.amount),
+        **display_shown(display, line.asset, line.amount),
     )
 
 

@@ -31,17 +31,25 @@ class IntakeShown(Shown):
     queued: int
 
 
+class LedgerShown(Shown):
+    status: Status
+    waiting: int
+    oldest_seconds: int
+    refused: int
+
+
 class Health(Shown):
     status: Status
     database: DatabaseShown
     intake: IntakeShown
+    ledger: LedgerShown | None = None
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(service: Serving) -> Response:
     """Whether the service can do its work: its database answers within two seconds."""
     condition = await service.health.check(service.pool)
-    return JSONResponse(condition, 200 if condition["status"] == "healthy" else 503)
+    return JSONResponse(condition, 503 if condition["status"] == "unhealthy" else 200)
 
 
 class CheckShown(Shown):

@@ -34,6 +34,8 @@ MAX_NAME_CHARACTERS = 100
 """Of a field's name that the caller made up, this much is repeated."""
 
 CREDITS_SERVICE_PATHS = frozenset({"/api/v1/accounts", "/api/v1/balance", "/api/v1/topup", "/api/v1/bill"})
+CREDITS_SERVICE_USERS = "/api/v1/users"
+"""With all that is under it: the administrators' part of that surface."""
 OPENSTACK_PATHS = (
     "/ping",
     "/write",
@@ -59,11 +61,15 @@ class Surface(Enum):
 
 def surface_of(path: str) -> Surface:
     """The surface that a path belongs to; paths that do not exist are native."""
-    if path in CREDITS_SERVICE_PATHS:
+    if path in CREDITS_SERVICE_PATHS or _is_under(path, CREDITS_SERVICE_USERS):
         return Surface.CREDITS_SERVICE
-    if any(path == prefix or path.startswith(f"{prefix}/") for prefix in OPENSTACK_PATHS):
+    if any(_is_under(path, prefix) for prefix in OPENSTACK_PATHS):
         return Surface.OPENSTACK
     return Surface.NATIVE
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,196 @@
+"""The whole service on TigerBeetle. Needs a server: TIGERBEETLE_BIN names its program."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tallystick.billing.instructions import Instruction
+from tallystick.kernel.clock import TestClock
+from tallystick.kernel.ids import new_id
+from tallystick.ledger import delivery
+from tallystick.ledger.contract import LedgerUnavailable
+from tallystick.ledger.tigerbeetle_ledger import TigerBeetleLedger
+from tallystick.ledger.wallets import InsufficientCredits
+from tallystick.service import Service, open_service
+from tallystick.settings import Settings
+from tests.ledger.tigerbeetle_server import CLUSTER_ID, Server, given_binary, running
+from tests.metering.books import (
+    CREDITS,
+    assert_books_hold,
+    balance,
+    create_customer,
+    create_price,
+    fetch,
+    fresh,
+    measurement,
+    submit,
+)
+
+BINARY = given_binary()
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no TigerBeetle: set TIGERBEETLE_BIN to its program")
+
+NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
+CREDIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    assert BINARY is not None
+    with running(BINARY, tmp_path_factory.mktemp("tigerbeetle")) as started:
+        yield started
+
+
+Start = Callable[[], Any]
+
+
+@pytest.fixture
+async def start(server: Server, database_url: str) -> AsyncIterator[Start]:
+    """Starts what one server process would."""
+    settings = Settings(database_pool_size=4, ledger=f"tigerbeetle://{CLUSTER_ID}@{server.address}")
+    async with AsyncExitStack() as services:
+
+        async def start() -> Service:
+            return await services.enter_async_context(open_service(settings, database_url, TestClock(NOW)))
+
+        yield start
+
+
+@pytest.fixture
+async def service(start: Start) -> AsyncIterator[Service]:
+    """A service. Whatever the test did with it, its books must hold in the end."""
+    started: Service = await start()
+    assert isinstance(started.ledger, TigerBeetleLedger)
+    yield started
+    await settled(started)
+    await assert_books_hold(started)
+
+
+async def settled(service: Service) -> None:
+    """Returns when everything that was promised has been delivered."""
+    customers = await fetch(service, "select id from customers")
+    async with service.pool.connection() as conn:
+        await service.ledger.accounts(conn, [(customer_id, customer_id) for (customer_id,) in customers])
+
+
+async def caught_up(service: Service) -> None:
+    """Returns when TigerBeetle, which has been started again, answers and everything has been delivered."""
+    assert isinstance(service.ledger, TigerBeetleLedger)
+    while True:
+        await service.ledger.client.until_back()
+        with contextlib.suppress(LedgerUnavailable):  # the port accepts before the server answers
+            return await settled(service)
+
+
+async def instruct(service: Service, type_: Any, customer: str, amount: int, **fields: Any) -> int:
+    order = Instruction(new_id(NOW), type_, customer, CREDITS, amount, **fields)
+    return await service.instructions.carry_out(order)
+
+
+async def give_wallet(service: Service, amount: int) -> str:
+    """The key of a prepaid customer with so much in its wallet."""
+    key = await create_customer(service, fresh("ada"), credit_policy="prepaid")
+    await instruct(service, "top_up", key, amount)
+    return key
+
+
+async def bill_all(customer: str, *services: Service) -> list[int | BaseException]:
+    """50 bills of 1.00 at once, handed in at these services in turn."""
+    bills = (instruct(services[n % len(services)], "bill", customer, CREDIT) for n in range(50))
+    return await asyncio.gather(*bills, return_exceptions=True)
+
+
+def assert_ten_succeeded(answers: list[int | BaseException]) -> None:
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert sorted(answer for answer in answers if isinstance(answer, int)) == [n * CREDIT for n in range(10)]
+    assert {type(answer) for answer in refused} == {InsufficientCredits}
+    assert len(refused) == 40
+
+
+async def test_ten_of_fifty_bills_at_once_find_the_wallet_full_enough(service: Service) -> None:
+    customer = await give_wallet(service, 10 * CREDIT)
+    assert_ten_succeeded(await bill_all(customer, service))
+    assert (await balance(service, customer)).wallet == 0
+
+
+async def test_two_services_share_one_ledger(service: Service, start: Start) -> None:
+    other = await start()
+    customer = await give_wallet(service, 10 * CREDIT)
+    assert_ten_succeeded(await bill_all(customer, service, other))
+
+
+async def test_usage_is_charged_and_arrears_are_repaid(service: Service) -> None:
+    await create_price(service)  # 2 credits a token
+    customer = await give_wallet(service, 5 * CREDIT)
+    receipt = await submit(service, measurement(customer, 2), measurement(customer, 1))
+    assert receipt.accepted == 2
+    standing = await balance(service, customer)
+    assert (standing.wallet, standing.arrears, standing.used) == (0, CREDIT, 6 * CREDIT)
+    assert await instruct(service, "top_up", customer, 4 * CREDIT) == 3 * CREDIT
+    standing = await balance(service, customer)
+    assert (standing.wallet, standing.arrears, standing.used) == (3 * CREDIT, 0, 6 * CREDIT)
+
+
+async def test_the_same_key_gives_the_same_answer(service: Service) -> None:
+    customer = await give_wallet(service, 10 * CREDIT)
+    for _ in range(2):
+        assert await instruct(service, "bill", customer, CREDIT, idempotency_key=f"paid-{customer}") == 9 * CREDIT
+        with pytest.raises(InsufficientCredits):
+            await instruct(service, "bill", customer, 99 * CREDIT, idempotency_key=f"refused-{customer}")
+    assert (await balance(service, customer)).wallet == 9 * CREDIT
+
+
+async def test_intake_goes_on_while_tigerbeetle_is_stopped_and_catches_up(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 1)
+    service: Service = await start()
+    await create_price(service)
+    customer = await give_wallet(service, 10 * CREDIT)
+    assert (await service.health.check(service.pool))["status"] == "healthy"
+    server.kill()
+    try:
+        for n in range(3):
+            assert (await submit(service, measurement(customer, n + 1))).accepted == 1
+        with pytest.raises(LedgerUnavailable) as refused:
+            await instruct(service, "bill", customer, CREDIT, idempotency_key=f"bill-{customer}")
+        assert refused.value.status == 503
+        with pytest.raises(LedgerUnavailable):
+            await balance(service, customer)
+        condition = await service.health.check(service.pool)
+        assert condition["status"] == "degraded"
+        assert condition["ledger"]["waiting"] >= 6, "three charges, each with a repayment"
+        assert (await submit(service, measurement(customer, 4))).accepted == 1
+        assert {type(answer) for answer in await bill_all(customer, service)} == {LedgerUnavailable}
+    finally:
+        server.start()
+    await caught_up(service)
+    standing = await balance(service, customer)
+    assert (standing.used, standing.balance) in ((20 * CREDIT, -10 * CREDIT), (21 * CREDIT, -11 * CREDIT))
+    journal = await fetch(service, "select count(*), count(distinct id) from ledger_transfers")
+    assert journal[0][0] == journal[0][1]
+    condition = await service.health.check(service.pool)
+    assert (condition["status"], condition["ledger"]["waiting"]) == ("healthy", 0)
+    await assert_books_hold(service)
+
+
+async def test_a_service_starts_while_tigerbeetle_is_away(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 1)
+    server.kill()
+    try:
+        service: Service = await start()
+        customer = await create_customer(service, fresh("ada"))
+        await create_price(service)
+        assert (await submit(service, measurement(customer, 1))).accepted == 1
+    finally:
+        server.start()
+    await caught_up(service)
+    assert (await balance(service, customer)).used == 2 * CREDIT
