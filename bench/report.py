@@ -131,7 +131,7 @@ def describe_machine(data_dir: Path | None, postgres: str) -> dict[str, str]:
     """What somebody needs to judge the figures, or to repeat them."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "revision": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
@@ -140,6 +140,12 @@ def describe_machine(data_dir: Path | None, postgres: str) -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "postgresql": postgres,
     }
+
+
+def _module() -> str:
+    """What `python -m` was given."""
+    spec = sys.modules["__main__"].__spec__
+    return (spec.parent or spec.name) if spec is not None else "bench"
 
 
 def _processor() -> str:

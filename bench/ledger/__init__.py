@@ -1,0 +1,1 @@
+"""The ledger's engines alone, beside what people would use instead."""
