@@ -439,6 +439,48 @@ async def test_what_is_held_and_then_used_up_by_others_never_goes_below_zero(pre
     assert await prepaid.due(RETRY_AFTER) == 0
 
 
+async def test_several_that_end_together_take_no_more_than_is_not_held(prepaid: Bank) -> None:
+    ends = [await prepaid.give(10, days=1) for _ in range(3)]
+    await prepaid.hold(16)
+    assert await prepaid.due(DAY) == 3
+    assert sorted([(await prepaid.shown(grant))[2:] for grant in ends]) == [(0, 10), (6, 4), (10, 0)]
+    assert await fetch(prepaid.service, "select amount from ledger_transfers where code = 7 order by sequence") == [
+        (10,),
+        (4,),
+    ]
+
+
+async def test_what_is_used_while_somebody_waits_for_the_ledger_does_not_expire(
+    anyone: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = await anyone.give(10, days=1)
+    ledger = anyone.service.ledger
+    serialise = ledger.serialise
+
+    async def wait(conn: Connection) -> None:
+        monkeypatch.undo()
+        await anyone.use(4)
+        await serialise(conn)
+
+    monkeypatch.setattr(ledger, "serialise", wait)
+    assert await anyone.due(DAY) == 1
+    assert await anyone.shown(grant) == ("expired", 4, 0, 6)
+
+
+async def test_a_fold_hears_of_what_was_closed_where_it_had_stopped(anyone: Bank) -> None:
+    """Closing a grant that is used up leaves no transfer by which one could tell."""
+    grant = await anyone.give(10, days=1)
+    await anyone.use(10)
+    wallet = await anyone.payer_id(), CREDITS
+    async with anyone.service.pool.connection() as conn:
+        folded = await remaining.fold(conn, [wallet])
+        assert await anyone.due(DAY) == 1
+        await anyone.use(-3)
+        await remaining.catch_up(conn, folded)
+    left = folded.wallets[wallet].remaining()
+    assert (left.of.get(grant), left.unattributed) == (None, 3)
+
+
 async def test_a_postpaid_wallet_below_zero_has_nothing_to_expire(postpaid: Bank) -> None:
     grant = await postpaid.give(10, days=1)
     await postpaid.use(25)
@@ -704,6 +746,10 @@ async def test_how_far_a_long_history_was_read_is_kept(anyone: Bank, monkeypatch
     await anyone.use(-5, 7)
     assert await anyone.left(grant) == [978]
     assert await fetch(anyone.service, "select sequence from grant_checkpoints") == [(sequence,)]
+    await anyone.use(*[1] * 20)
+    assert await anyone.left(grant) == [958]
+    ((later, moved_out),) = await fetch(anyone.service, "select sequence, moved_out from grant_checkpoints")
+    assert (later > sequence, moved_out) == (True, 42)
 
 
 # Any day
