@@ -136,14 +136,14 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 def _from_json(kept: dict[str, Any]) -> Answer:
     if "error" in kept:
-        return _errors()[kept["error"]](kept["detail"], field=kept.get("field"))
+        return errors_by_code()[kept["error"]](kept["detail"], field=kept.get("field"))
     if "answer" in kept:
         answer: dict[str, Any] = kept["answer"]
         return answer
     return kept  # an answer of version 0.1
 
 
-def _errors() -> dict[str, type[TallyError]]:
+def errors_by_code() -> dict[str, type[TallyError]]:
     """Refusals by code; of those that share one, the most general."""
     kinds: list[type[TallyError]] = [TallyError]
     for kind in kinds:
