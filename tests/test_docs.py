@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import AliasChoices
 
 from tallystick.cli import app
+from tallystick.operations.verify import CHECKS
 from tallystick.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,11 @@ def test_every_command_is_in_the_reference() -> None:
     commands = {info.name or str(getattr(info.callback, "__name__", "")) for info in app.registered_commands}
     groups = {info.name for info in app.registered_groups}
     assert documented == commands | groups
+
+
+def test_every_check_of_the_proof_is_in_the_reference() -> None:
+    reference = (DOCS / "reference" / "verify.md").read_text(encoding="utf-8")
+    assert [row[1].strip().strip("`") for row in _rows(reference)] == list(CHECKS)
 
 
 def _rows(markdown: str) -> list[list[str]]:

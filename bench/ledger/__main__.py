@@ -26,7 +26,7 @@ from bench.report import Failure, Figure, Report, describe_machine, format_numbe
 from tallystick.database.embedded import EmbeddedPostgres
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
-from tests.ledger.tigerbeetle_server import running_server
+from tests.ledger.tigerbeetle.server import running_server
 
 LATEST: Final = LATEST_OF_ALL.with_name("ledger.json")
 

@@ -12,7 +12,7 @@ from bench.client import BenchError
 from bench.ledger.loads import Load, insist, settle_memory
 from bench.report import Figure, at_least
 from tallystick.ledger.contract import BATCH_MAX, Account, Transfer
-from tallystick.ledger.tigerbeetle import TigerBeetleClient
+from tallystick.ledger.tigerbeetle.client import TigerBeetleClient
 
 BENCHMARK: Final = "tigerbeetle"
 IN_FLIGHT: Final = 3

@@ -115,7 +115,7 @@ async def _open_ledger(settings: Settings, clock: Clock, url: str) -> AsyncItera
         yield PostgresLedger(clock)
         return
     # It loads a native library, which others can do without.
-    from tallystick.ledger.delivery import open_tigerbeetle_ledger
+    from tallystick.ledger.tigerbeetle.delivery import open_tigerbeetle_ledger
 
     async with open_tigerbeetle_ledger(url, clock, *settings.tigerbeetle) as ledger:
         yield ledger

@@ -13,7 +13,13 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tallystick.kernel.errors import InvalidInput
-from tallystick.ledger.addresses import CLUSTER_ID_MAX, DEFAULT_PORT, Cluster, parse_addresses, parse_cluster
+from tallystick.ledger.tigerbeetle.addresses import (
+    CLUSTER_ID_MAX,
+    DEFAULT_PORT,
+    Cluster,
+    parse_addresses,
+    parse_cluster,
+)
 
 POSTGRES = "postgres"
 """The setting ``ledger`` for balances in the database itself."""

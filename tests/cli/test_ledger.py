@@ -17,11 +17,11 @@ from tallystick.kernel.clock import TestClock
 from tallystick.ledger.contract import Account, Result, Status, Transfer
 from tallystick.ledger.home import LedgerElsewhere
 from tallystick.ledger.postgres import PostgresLedger
-from tallystick.ledger.tigerbeetle import TigerBeetleClient
+from tallystick.ledger.tigerbeetle.client import TigerBeetleClient
 from tallystick.service import open_service
 from tallystick.settings import Settings
 from tests.cli.conftest import Tally
-from tests.ledger.tigerbeetle_server import CLUSTER_ID, Server, given_binary, running
+from tests.ledger.tigerbeetle.server import CLUSTER_ID, Server, given_binary, running
 from tests.ledger.workload import Batch, workload
 
 BINARY = given_binary()
@@ -106,7 +106,7 @@ def test_a_copy_goes_on_where_it_was_stopped(
     books: Tally, database_url: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database_url, seed=6, transfers=3_000)
-    monkeypatch.setattr("tallystick.ledger.copying.BATCH_MAX", 200)
+    monkeypatch.setattr("tallystick.ledger.tigerbeetle.copying.BATCH_MAX", 200)
     real = TigerBeetleClient.create_transfers
     asked: list[UUID] = []
 

@@ -53,8 +53,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(execute: Execute, *, lanes: int = 1, most: int = 100, queued: int = 1000) -> AsyncIterator[Group]:
-    group: Group = GroupCommit("test", execute, lanes=lanes, max_group_weight=most, max_queued_weight=queued)
+async def running(execute: Execute, *, most: int = 100, queued: int = 1000) -> AsyncIterator[Group]:
+    group: Group = GroupCommit("test", execute, max_group_weight=most, max_queued_weight=queued)
     await group.start()
     try:
         yield group
@@ -92,15 +92,6 @@ async def test_a_group_has_a_greatest_weight_but_no_item_is_too_heavy(database: 
         database.open.set()
         await asyncio.gather(first, *light, *heavy, *last)
     assert database.groups == [["a"], ["b", "c"], ["d"], ["e"], ["f"]]
-
-
-async def test_lanes_work_at_the_same_time(database: Database) -> None:
-    async with running(database.execute, lanes=2) as group:
-        first = await database.hold(group, "a")
-        second = await database.hold(group, "b")
-        database.open.set()
-        assert [await first, await second] == ["A", "B"]
-    assert database.groups == [["a"], ["b"]]
 
 
 # Limits
@@ -253,7 +244,7 @@ async def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Dat
 
 
 async def test_everybody_gets_its_own_answer_whatever_fails_meanwhile() -> None:
-    """300 callers, 3 lanes; every group fails three times at first, and every third caller asks the impossible."""
+    """300 callers; every group fails three times at first, and every third caller asks the impossible."""
     failures = (psycopg.errors.DeadlockDetected, psycopg.OperationalError, psycopg.errors.UniqueViolation)
     tries: Counter[str] = Counter()
 
@@ -267,7 +258,7 @@ async def test_everybody_gets_its_own_answer_whatever_fails_meanwhile() -> None:
             raise ValueError("bad item")
         return [f"answer {item}" for item in items]
 
-    async with running(execute, lanes=3, most=20) as group:
+    async with running(execute, most=20) as group:
         answers = await asyncio.gather(*(group.submit(str(n)) for n in range(300)), return_exceptions=True)
     for number, answer in enumerate(answers):
         assert str(answer) == ("bad item" if number % 3 == 0 else f"answer {number}")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -10,7 +12,13 @@ from tallystick.database.pool import Connection
 from tallystick.kernel.clock import TestClock
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import Wallets
+from tallystick.service import Service, open_service
+from tallystick.settings import Settings
 from tests.conftest import new_database
+from tests.ledger.engines import NO_TIGERBEETLE, tigerbeetle_addresses
+from tests.ledger.services import NOW, StartService
+from tests.ledger.tigerbeetle.server import CLUSTER_ID
+from tests.metering.books import assert_books_hold
 
 
 @pytest.fixture
@@ -38,3 +46,49 @@ async def conn(database: str) -> AsyncIterator[Connection]:
         connection.transaction(force_rollback=True),
     ):
         yield connection
+
+
+# A service on both engines
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    return TestClock(NOW)
+
+
+@pytest.fixture(scope="module", params=["postgres", "tigerbeetle"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What the setting ``ledger`` says."""
+    if request.param == "postgres":
+        yield "postgres"
+        return
+    with tigerbeetle_addresses(tmp_path_factory.mktemp("tigerbeetle")) as addresses:
+        if addresses is None:
+            pytest.skip(NO_TIGERBEETLE)
+        yield f"tigerbeetle://{CLUSTER_ID}@{addresses}"
+
+
+@pytest.fixture
+async def start_service(database_url: str, clock: TestClock, engine: str) -> AsyncIterator[StartService]:
+    """Starts what one server process would."""
+    async with AsyncExitStack() as services:
+
+        async def start() -> Service:
+            settings = Settings(dev=True, database_pool_size=4, ledger=engine)
+            return await services.enter_async_context(open_service(settings, database_url, clock))
+
+        yield start
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> AsyncIterator[Service]:
+    """A service. Whatever the test did with it, its books must hold in the end."""
+    started = await start_service()
+    yield started
+    await assert_books_hold(started)
+
+
+@pytest.fixture
+def key() -> str:
+    """An idempotency key that was never used on this ledger, which tests share."""
+    return uuid4().hex

@@ -16,7 +16,7 @@ from tallystick.kernel.clock import TestClock
 from tallystick.ledger.contract import BATCH_MAX, Account, Result, Transfer, TransferFlags
 from tallystick.ledger.model import Books
 from tallystick.ledger.postgres import PostgresLedger
-from tests.ledger.tigerbeetle_server import CLUSTER_ID, given_address, given_binary, running_server
+from tests.ledger.tigerbeetle.server import CLUSTER_ID, given_address, given_binary, running_server
 
 ENGINES = ("model", "postgres", "tigerbeetle")
 NO_TIGERBEETLE = "no TigerBeetle: set TIGERBEETLE_BIN to its program or TIGERBEETLE_ADDRESS to a running server"
@@ -92,7 +92,7 @@ class TigerBeetleEngine:
     """A TigerBeetle cluster, through our own client."""
 
     def __init__(self, addresses: str) -> None:
-        from tallystick.ledger.tigerbeetle import TigerBeetleClient  # an extra: not installed everywhere
+        from tallystick.ledger.tigerbeetle.client import TigerBeetleClient  # loads a native library
 
         self.client = TigerBeetleClient(CLUSTER_ID, addresses, timeout_seconds=60)
 

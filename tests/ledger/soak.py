@@ -3,7 +3,7 @@
     python -m tests.ledger.soak --transfers 100000 --seed 7 --engines postgres,tigerbeetle
 
 The model is always one of them. Without ``--engines``, PostgreSQL takes part, and TigerBeetle if the environment names
-one (``tigerbeetle_server.py``). Ends with 1, the seed and the first difference if there is one.
+one (``tigerbeetle/server.py``). Ends with 1, the seed and the first difference if there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tallystick.database.migrate import migrate
 from tallystick.ledger.contract import BATCH_MAX
 from tests.ledger.comparison import Difference, Occurrences, compare
 from tests.ledger.engines import ENGINES, NO_TIGERBEETLE, Engine, engine_named
-from tests.ledger.tigerbeetle_server import given_address, given_binary
+from tests.ledger.tigerbeetle.server import given_address, given_binary
 from tests.ledger.workload import MAX_BATCH, workload
 
 DEFAULT_TRANSFERS = 100_000

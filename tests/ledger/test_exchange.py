@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from random import Random
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -27,63 +26,20 @@ from tallystick.ledger.contract import LedgerRefusal, Transfer, TransferFlags
 from tallystick.ledger.exchange import Exchange, ExchangeOrder
 from tallystick.ledger.hold_model import PlaceHold
 from tallystick.ledger.wallets import AccountCode, InsufficientCredits, TransferCode, account_id
-from tallystick.service import Service, open_service
-from tallystick.settings import Settings
-from tests.ledger.engines import NO_TIGERBEETLE, tigerbeetle_addresses
-from tests.ledger.tigerbeetle_server import CLUSTER_ID
-from tests.metering.books import assert_books_hold, balance, create_price, fetch, measurement, submit
+from tallystick.service import Service
+from tests.ledger.services import NOW, UNIT, StartService
+from tests.metering.books import balance, create_price, fetch, measurement, submit
 
-NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
-UNIT = 1_000_000
 CREDIT = Asset("CREDIT", 1, "Credit", 6, "cr")
 DOLLAR = Asset("USD", 840, "US Dollar", 2, "$")
 YEN = Asset("JPY", 392, "Yen", 0, "¥")
 
-StartService = Callable[[], Awaitable[Service]]
-
 
 @pytest.fixture
-def clock() -> TestClock:
-    return TestClock(NOW)
-
-
-@pytest.fixture(scope="module", params=["postgres", "tigerbeetle"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What the setting ``ledger`` says."""
-    if request.param == "postgres":
-        yield "postgres"
-        return
-    with tigerbeetle_addresses(tmp_path_factory.mktemp("tigerbeetle")) as addresses:
-        if addresses is None:
-            pytest.skip(NO_TIGERBEETLE)
-        yield f"tigerbeetle://{CLUSTER_ID}@{addresses}"
-
-
-@pytest.fixture
-async def start_service(database_url: str, clock: TestClock, engine: str) -> AsyncIterator[StartService]:
-    """Starts what one server process would."""
-    async with AsyncExitStack() as services:
-
-        async def start() -> Service:
-            settings = Settings(dev=True, database_pool_size=4, ledger=engine)
-            return await services.enter_async_context(open_service(settings, database_url, clock))
-
-        yield start
-
-
-@pytest.fixture
-async def service(start_service: StartService) -> AsyncIterator[Service]:
-    """A service. Whatever the test did with it, its books must hold in the end, and agree with the exchanges."""
-    started = await start_service()
-    yield started
-    await assert_books_hold(started)
-    await assert_exchanges_agree(started)
-
-
-@pytest.fixture
-def key() -> str:
-    """An idempotency key that was never used on this ledger, which tests share."""
-    return uuid4().hex
+async def service(service: Service) -> AsyncIterator[Service]:
+    """A service. Whatever the test did with it, its books must agree with the exchanges in the end."""
+    yield service
+    await assert_exchanges_agree(service)
 
 
 async def assert_exchanges_agree(service: Service) -> None:

@@ -18,7 +18,7 @@ from tallystick.ledger.contract import AMOUNT_MAX, Account, AccountFlags, Result
 from tests.ledger import soak
 from tests.ledger.comparison import Difference, Occurrences, compare
 from tests.ledger.engines import NO_TIGERBEETLE, ModelEngine, PostgresEngine, engine_named
-from tests.ledger.tigerbeetle_server import given_address, given_binary
+from tests.ledger.tigerbeetle.server import given_address, given_binary
 from tests.ledger.workload import MAX_BATCH, workload
 
 

@@ -69,11 +69,15 @@ EMPTY = """
 delete from measurements; delete from usage_totals; delete from series; delete from meter_states;
 delete from quarantine;
 delete from ledger_transfers; delete from ledger_batches; delete from ledger_failures; delete from ledger_outbox;
-delete from ledger_accounts; delete from wallet_operations; delete from idempotency_keys;
-delete from grants; delete from grant_checkpoints; delete from agreements; delete from tiers;
+delete from ledger_accounts; delete from ledger_milestones; delete from ledger_home;
+delete from wallet_operations; delete from idempotency_keys; delete from exchanges; delete from holds;
+delete from grants; delete from grant_checkpoints; delete from agreements; delete from tiers; delete from display_rates;
 delete from prices; delete from resource_kinds; delete from meters; delete from customers;
+delete from assets where ledger > 1000;
+update holds_checked set sequence = 0;
 update catalogue set version = version + 1"""
-"""Takes everything out of a database. The version tells services on it to forget what they know."""
+"""Takes everything out of a database, and leaves what a new one has. The version tells services on it to forget what
+they know."""
 
 _numbers = count(1)
 

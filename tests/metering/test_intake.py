@@ -18,7 +18,8 @@ from tallystick.database.pool import Connection
 from tallystick.metering.directory import Directories
 from tallystick.metering.intake import Intake, Recorded
 from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
-from tallystick.metering.sources.values import EARLIEST, LATEST
+from tallystick.metering.sources.values import EARLIEST, LATEST, MAX_DECIMAL_PLACES, MAX_INTEGER_DIGITS
+from tallystick.pricing.functions import MAX_PRICE
 from tallystick.service import Service
 from tallystick.web.app import create_app
 from tests.metering.books import (
@@ -29,6 +30,7 @@ from tests.metering.books import (
     MODELS,
     QUANTA,
     assert_books_agree,
+    assert_books_hold,
     balance,
     batch,
     charged,
@@ -417,10 +419,6 @@ EXTREMES = [
 ]
 
 
-GREATEST_UNIT_PRICE = Decimal(10**12)
-"""Of the values above, more would cost beyond what a ledger can count (2^128 microunits)."""
-
-
 async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_price(service: Service) -> None:
     accountant = Accountant()
     for number, (meter, model) in enumerate(product(COUNTING, MODELS)):
@@ -428,13 +426,37 @@ async def test_the_largest_and_smallest_values_are_counted_exactly_under_every_p
         accountant.prices |= await create_price(service, str(number), model)
     for extremes in (EXTREMES, EXTREMES[::-1]):
         sent = [
-            measurement(value=value, meter=meter, at=MARCH + timedelta(seconds=second), unit_price=GREATEST_UNIT_PRICE)
+            measurement(value=value, meter=meter, at=MARCH + timedelta(seconds=second), unit_price=MAX_PRICE)
             for second, value in enumerate(extremes)
             for meter in accountant.meters
         ]
         receipt = await submit(service, *sent)
         assert (receipt.accepted, receipt.unpriced) == (accountant.record(sent), 0)
     await assert_books_agree(service, accountant, {"ada": "ada"})
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["charged", "given back"])
+async def test_the_largest_value_at_the_largest_unit_price_is_charged_exactly(service: Service, sign: int) -> None:
+    """Through the door: 10^36 microunits fit, and a price beyond the bound stops only the event that brought it."""
+    await create_price(service, "calls", DYNAMIC)
+    largest = "9" * MAX_INTEGER_DIGITS + "." + "9" * MAX_DECIMAL_PLACES
+    unit_prices = [str(sign * price) for price in (MAX_PRICE, MAX_PRICE + 1)]
+    events = [
+        {"id": price, "subject": "ada", "type": "calls", "data": {"value": largest, "unit_price": price}}
+        for price in unit_prices
+    ]
+    books = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=books, base_url="http://books") as client:
+        answer = await client.post("/api/v1/events", json=events)
+    assert answer.status_code == 200, answer.text
+    recorded = answer.json()
+    assert (recorded["accepted"], recorded["unpriced"]) == (1, 0)
+    (rejected,) = recorded["rejected"]
+    assert (rejected["index"], rejected["code"]) == (1, "invalid_value")
+    due = sign * 10**36  # 10^18 - 10^-30 units at 10^12, rounded to the microunit
+    assert await charged(service, "ada") == due
+    assert (await balance(service, "ada")).used == due
+    await assert_books_hold(service)
 
 
 async def test_a_charge_has_no_upper_bound(service: Service) -> None:

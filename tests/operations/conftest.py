@@ -13,11 +13,15 @@ import psycopg
 import pytest
 
 from tallystick.billing.instructions import Instruction
+from tallystick.billing.transactions import Transactions, Wanted
 from tallystick.customers.service import Customers
 from tallystick.database.pool import Connection, Pool, open_pool
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.ids import new_id
+from tallystick.ledger import remaining
 from tallystick.ledger.contract import Status, Transfer, TransferFlags
+from tallystick.ledger.exchange import ExchangeOrder
+from tallystick.ledger.grant_model import GrantCredits, VoidGrant
 from tallystick.ledger.hold_model import PlaceHold, ReleaseHold, SettleHold
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.wallets import AccountCode, InsufficientCredits, Movement, TransferCode, transfer_of
@@ -97,6 +101,8 @@ async def _keep_books(url: str) -> None:
         await _reserve(service)
         await _hold(service)
         await _note_grants(service)
+        await _exchange(service)
+        await _keep_places(service)
         # What waited without a price is charged when it gets one; a dynamic price turns its quantity into money.
         await submit(service, measurement("solo", 4, meter="fees", sender_id="fee", unit_price="0.5"))
         await create_price(service, "fees", DYNAMIC)
@@ -181,11 +187,61 @@ async def _hold(service: Service) -> None:
     """Every fate of a hold, in the books of ``inn``: one open, one settled in part, one beyond, one released."""
     await create_customer(service, "inn", credit_policy="prepaid")
     await grant(service, "inn", 10 * CREDIT)
-    places = [PlaceHold(new_id(NOW), "inn", CREDITS, amount * CREDIT) for amount in (1, 2, 3, 4)]
+    places = [PlaceHold(new_id(NOW), "inn", CREDITS, amount * CREDIT, description="stay") for amount in (1, 2, 3, 4)]
     _, part, excess, released = [await service.holds.carry_out(place) for place in places]
     await service.holds.carry_out(SettleHold(new_id(NOW), "inn", part.id, 1 * CREDIT))
     await service.holds.carry_out(SettleHold(new_id(NOW), "inn", excess.id, 5 * CREDIT))
     await service.holds.carry_out(ReleaseHold(new_id(NOW), "inn", released.id))
+
+
+async def _exchange(service: Service) -> None:
+    """In the books of ``mint``, opened empty: grants used, voided or expired, and money that came in without."""
+    await service.instructions.carry_out(Instruction(new_id(NOW), "open", "mint", CREDITS, 0, credit_policy="postpaid"))
+    await service.instructions.carry_out(Instruction(new_id(NOW), "top_up", "mint", CREDITS, CREDIT))
+    grants = [
+        GrantCredits(new_id(NOW), "mint", CREDITS, amount * CREDIT, priority=priority, expires_at=expires_at)
+        for amount, priority, expires_at in ((6, 2, None), (5, 1, NOW + timedelta(days=9)), (3, 3, None), (2, 2, None))
+    ]
+    for order in grants:
+        await service.grants.give(order)
+    async with service.pool.connection() as conn:
+        credit, dollar, euro = [await service.assets.get(conn, code) for code in ("CREDIT", "USD", "EUR")]
+    # 2.5 and 3.5 microdollars: to the even one of two, down and up.
+    for target, amount, rate in (
+        (euro, CREDIT, "1.5"),
+        (dollar, 5, "0.5"),
+        (dollar, 7, "0.5"),
+        (dollar, 4 * CREDIT, "2"),
+    ):
+        await service.exchanges.carry_out(ExchangeOrder(new_id(NOW), "mint", credit, target, amount, Decimal(rate)))
+    await _bill(service, "mint", 4 * CREDIT)
+    await service.grants.void(VoidGrant(new_id(NOW), "mint", grants[2].id))
+    await _bill(service, "mint", CREDIT)
+    await _bill(service, "mint", 3 * CREDIT, DOLLARS)
+    await service.grants.give(GrantCredits(new_id(NOW), "mint", DOLLARS, 2 * CREDIT))
+    await service.exchanges.carry_out(ExchangeOrder(new_id(NOW), "mint", credit, dollar, CREDIT, Decimal("0.25")))
+    await _bill(service, "mint", CREDIT // 2, DOLLARS)
+    soon = NOW + timedelta(hours=1)
+    await service.grants.give(GrantCredits(new_id(NOW), "mint", euro.ledger, CREDIT, expires_at=soon))
+    async with service.pool.connection() as conn, conn.transaction():
+        assert await service.grants.run_due(conn, soon, limit=10) == 1
+
+
+async def _keep_places(service: Service) -> None:
+    """Readers note how far they have come: in histories, and with the dollars of ``mint``."""
+    history = Transactions(service.clock, milestone_every=3)
+    async with service.pool.connection() as conn:
+        customers = {
+            key: id_ for key, (id_, _) in (await service.customers.find(conn, ["mint", "shop", "inn"])).items()
+        }
+        for customer_id in customers.values():
+            await history.page(conn, customer_id, None, Wanted(), None, 10)
+        await remaining.keep(conn, await remaining.fold(conn, [(customers["mint"], DOLLARS)]), posts=True)
+    await _bill(service, "mint", CREDIT // 4, DOLLARS)
+
+
+async def _bill(service: Service, customer: str, amount: int, ledger: int = CREDITS) -> None:
+    await service.instructions.carry_out(Instruction(new_id(NOW), "bill", customer, ledger, amount, "by hand"))
 
 
 async def _note_grants(service: Service) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from tallystick.database.pool import Connection
 from tallystick.operations.verify import Verdict
 
-ACME, DESK, LAB, SHOP, SOLO = (
-    f"(select id from customers where key = '{key}')" for key in ("acme", "desk", "lab", "shop", "solo")
+ACME, DESK, LAB, MINT, SHOP, SOLO = (
+    f"(select id from customers where key = '{key}')" for key in ("acme", "desk", "lab", "mint", "shop", "solo")
 )
 A_CHARGE = f"customer_id = {ACME} and sender_id = 'month'"
+A_BILL = f"code = 3 and customer_id = {ACME}"
 A_TRANSFER = f"id = (select transfer_id from measurements where {A_CHARGE})"
 UNLIMITED = "alter table ledger_accounts drop constraint debits_must_not_exceed_credits"
 CHARGE = "returning customer_id || '.' || id"

@@ -13,7 +13,19 @@ from tallystick.service import open_service
 from tallystick.settings import Settings
 from tests.metering.books import DYNAMIC, MARCH, PER_UNIT, create_price, fetch, measurement, submit
 from tests.operations.conftest import CREDIT, NOW
-from tests.operations.damage import A_CHARGE, A_TRANSFER, ACME, CHARGE, LAB, SHOP, UNLIMITED, damage, detail, failed
+from tests.operations.damage import (
+    A_BILL,
+    A_CHARGE,
+    A_TRANSFER,
+    ACME,
+    CHARGE,
+    LAB,
+    SHOP,
+    UNLIMITED,
+    damage,
+    detail,
+    failed,
+)
 
 
 async def test_the_books_hold(conn: Connection, verify: Verify) -> None:
@@ -78,7 +90,7 @@ DAMAGES = {
     ),
     "a transfer is deleted": (
         "balances_equal_transfers",
-        "delete from ledger_transfers where code = 3 returning debit_account_id",
+        f"delete from ledger_transfers where {A_BILL} returning debit_account_id",
     ),
     "a transfer's amount is changed": (
         "balances_equal_transfers",
@@ -216,7 +228,7 @@ DAMAGES = {
     "a usage transfer is forged": (
         "posted_equals_charged",
         "insert into ledger_transfers select customer_id, gen_random_uuid(), sequence + 1000, debit_account_id,"
-        " credit_account_id, 1, ledger, 4, 0, null, created_at from ledger_transfers where code = 3 returning id",
+        f" credit_account_id, 1, ledger, 4, 0, null, created_at from ledger_transfers where {A_BILL} returning id",
     ),
     "a usage transfer becomes a bill": (
         "posted_equals_charged",
@@ -316,6 +328,10 @@ async def test_only_what_is_the_customers_is_read(conn: Connection, verify: Veri
         "measurements_accounted": 2,
         "grants_accounted": 1,
         "holds_accounted": 0,
+        "exchanges_accounted": 0,
+        "operations_accounted": 0,
+        "milestones_stand": 3,
+        "checkpoints_stand": 0,
     }
 
 

@@ -17,7 +17,7 @@ from tallystick.ledger.postgres import PostgresLedger
 from tallystick.operations.verify import Verify
 from tallystick.pricing.service import Pricing
 from tests.operations.conftest import NOW
-from tests.operations.damage import A_TRANSFER, ACME, DESK, SHOP, UNLIMITED, damage, detail, failed
+from tests.operations.damage import A_BILL, A_TRANSFER, ACME, DESK, SHOP, UNLIMITED, damage, detail, failed
 
 WAITS = f"customer_id = {DESK} and flags = 2"
 POST, VOID = f"customer_id = {DESK} and flags = 4", f"customer_id = {DESK} and flags = 8 and amount > 0"
@@ -173,7 +173,7 @@ DAMAGES = {
     ),
     "a transfer is dated back, alone in its batch": (
         "transfers_sealed",
-        "update ledger_transfers set created_at = created_at - interval '1 microsecond' where code = 3"
+        f"update ledger_transfers set created_at = created_at - interval '1 microsecond' where {A_BILL}"
         " returning 'its hash is not that of its transfers: transfer ' || id",
     ),
     "one transfer of a batch is dated back": (
@@ -190,13 +190,13 @@ DAMAGES = {
     "a transfer is given to another customer who has such accounts": (
         "transfers_sealed",
         f"update ledger_transfers as t set customer_id = {SHOP}, debit_account_id = d.id, credit_account_id = c.id"
-        " from ledger_accounts as d, ledger_accounts as c where t.code = 3 and"
+        f" from ledger_accounts as d, ledger_accounts as c where t.code = 3 and t.customer_id = {ACME} and"
         f" d.customer_id = {SHOP} and d.code = 1 and c.customer_id = {SHOP} and c.code = 3"
         " returning 'its hash is not that of its transfers: transfer ' || t.id",
     ),
     "a transfer is of another cause": (
         "transfers_sealed",
-        "update ledger_transfers set cause_id = gen_random_uuid() where code = 3"
+        f"update ledger_transfers set cause_id = gen_random_uuid() where {A_BILL}"
         " returning 'its hash is not that of its transfers: transfer ' || id",
     ),
     "a refusal is removed": (
@@ -208,7 +208,7 @@ DAMAGES = {
     "what was refused is in the books": (
         "failures_stand",
         "insert into ledger_failures select customer_id, id, 'exceeds_credits', created_at from ledger_transfers"
-        " where code = 3 returning id || ': was refused for good (exceeds_credits), found it in the books'",
+        f" where {A_BILL} returning id || ': was refused for good (exceeds_credits), found it in the books'",
     ),
     "a refusal is for another reason": (
         "failures_stand",
@@ -224,7 +224,7 @@ DAMAGES = {
     "a transfer waits for a ledger that there is not": (
         "posted_equals_charged",
         PUT_IN_OUTBOX + "select customer_id, gen_random_uuid(), debit_account_id, credit_account_id, amount, ledger,"
-        " code, flags, cause_id, pending_id, false, created_at from ledger_transfers where code = 3 returning id",
+        f" code, flags, cause_id, pending_id, false, created_at from ledger_transfers where {A_BILL} returning id",
     ),
     "a hold loses its transfer": (
         "holds_accounted",
@@ -461,3 +461,12 @@ async def test_a_promise_that_was_refused_is_named(conn: Connection, verify_else
     assert f"transfer {refused}: was promised, but the ledger refused it: exceeds_credits" in detail(
         verdict, "posted_equals_charged"
     )
+
+
+async def test_an_exchange_elsewhere_whose_caller_died_before_it_was_written_down_is_no_difference(
+    conn: Connection, verify: Verify, verify_elsewhere: Verify
+) -> None:
+    """Its transfers stand. On the ledger of the database it would be one: there, all of it commits together."""
+    await conn.execute("delete from exchanges where to_ledger = 978")
+    assert failed(await verify.run(conn)) == {"exchanges_accounted"}
+    assert (await verify_elsewhere.run(conn)).holds

@@ -101,6 +101,7 @@ async def test_a_mended_measurement_is_checked_like_any_other(client: httpx.Asyn
         ({"at": "2019-01-08T00:00:00"}, "invalid_time"),
         ({"at": "0001-01-01T00:00:00+23:00"}, "invalid_measurement"),
         ({"unit_price": "Infinity"}, "invalid_value"),
+        ({"unit_price": "1000000000001"}, "invalid_value"),
     ):
         mended = json.dumps(measurement | change).encode()
         assert (await client.put(f"{QUARANTINE}/{piece['id']}", content=mended)).status_code == 200

@@ -8,7 +8,7 @@ only while their transaction holds the ledger's lock, so no row is locked before
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -22,19 +22,18 @@ from tallystick.customers.service import Customers
 from tallystick.database.queries import Queries, UuidArray
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, TallyError
-from tallystick.kernel.ids import NIL, derived_id
-from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.ids import derived_id
+from tallystick.kernel.paging import Page, newest_first, next_cursor, read_cursor, read_newest_first
 from tallystick.kernel.text import check_key
 from tallystick.ledger.assets import Assets
 from tallystick.ledger.contract import Ledger
 from tallystick.ledger.desk import Answer, Desk, fingerprint
 from tallystick.ledger.grant_model import Category, CreditGrant
 from tallystick.ledger.grants import Grants
+from tallystick.ledger.orders import Asked, of_customers
 from tallystick.ledger.wallets import Payer
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 AgreementState = Literal["planned", "active", "ended"]
 
@@ -135,18 +134,30 @@ class Tiers:
         self, conn: AsyncConnection, name: str, asset: str, amount: int, category: Category, priority: int
     ) -> Tier:
         """Creates a tier, or changes what agreements that start from now on grant. Raises ``InvalidInput``."""
+        tier = await self._wanted(conn, name, asset, amount, category, priority)
+        await conn.execute(_SQL.put_tier, asdict(tier))
+        return await self.get(conn, name)
+
+    async def create(
+        self, conn: AsyncConnection, name: str, asset: str, amount: int, category: Category, priority: int
+    ) -> Tier:
+        """Creates a tier; one that stands, with the same terms, is left as it is.
+
+        Raises ``InvalidInput``, ``Conflict`` if there is one with this name and other terms.
+        """
+        tier = await self._wanted(conn, name, asset, amount, category, priority)
+        await conn.execute(_SQL.add_tier, asdict(tier))
+        standing = await self.get(conn, name)
+        if replace(standing, created_at=tier.created_at) != tier:
+            raise Conflict(f"there is a tier {name!r} with other terms", field="name")
+        return standing
+
+    async def _wanted(
+        self, conn: AsyncConnection, name: str, asset: str, amount: int, category: Category, priority: int
+    ) -> Tier:
         check_key(name, "name")
         await self._assets.get(conn, asset)
-        parameters = {
-            "name": name,
-            "asset": asset,
-            "credits": amount,
-            "category": category,
-            "priority": priority,
-            "now": self._clock.now(),
-        }
-        await conn.execute(_SQL.put_tier, parameters)
-        return await self.get(conn, name)
+        return Tier(name, asset, amount, category, priority, self._clock.now())
 
     async def get(self, conn: AsyncConnection, name: str) -> Tier:
         """The tier with this name. Raises ``NotFound``."""
@@ -169,10 +180,9 @@ class Agreements:
     def __init__(self, clock: Clock, desk: Desk, customers: Customers, ledger: Ledger, grants: Grants) -> None:
         self._clock = clock
         self._desk = desk
-        self._customers = customers
         self._ledger = ledger
         self._grants = grants
-        desk.register((MakeAgreement.type, EndAgreement.type), self._handle)
+        desk.register((MakeAgreement.type, EndAgreement.type), of_customers(customers.find, self._handle))
 
     async def carry_out(self, order: AgreementOrder) -> tuple[Agreement, datetime]:
         """Carries out one order and returns the agreement as it stands then, and when that was.
@@ -191,11 +201,7 @@ class Agreements:
 
     async def page(self, conn: AsyncConnection, customer_id: UUID, cursor: str | None, limit: int) -> Page[Agreement]:
         """Agreements of a customer, newest first."""
-        place = read_cursor(cursor, 2)
-        try:
-            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (_LATEST, NIL)
-        except ValueError:
-            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        before_at, before_id = read_newest_first(cursor)
         parameters = {
             "customer_id": customer_id,
             "before_at": before_at,
@@ -203,9 +209,7 @@ class Agreements:
             "limit": limit + 1,
         }
         rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        agreements = [Agreement(*row) for row in rows[:limit]]
-        last = (agreements[-1].created_at.isoformat(), str(agreements[-1].id)) if len(rows) > limit else None
-        return Page(agreements, next_cursor(*last) if last else None)
+        return newest_first([Agreement(*row) for row in rows], limit, lambda one: (one.created_at, one.id))
 
     async def run_due(self, conn: AsyncConnection, now: datetime, limit: int) -> int:
         """Starts agreements whose time has come, at most ``limit``; returns how many.
@@ -218,20 +222,13 @@ class Agreements:
         await self._ledger.serialise(conn)
         return len(await self._start(conn, (await self._named(conn, places)).values(), now))
 
-    async def _handle(self, conn: AsyncConnection, orders: Sequence[AgreementOrder]) -> list[Answer]:
+    async def _handle(self, conn: AsyncConnection, asked: Sequence[Asked[AgreementOrder]]) -> dict[UUID, Answer]:
         """Makes first, and then ends: orders that arrive together have no order of their own."""
-        found = await self._customers.find(conn, sorted({order.customer for order in orders}))
         await self._ledger.serialise(conn)
         now = self._clock.now()
-        outcomes: dict[UUID, Agreement | TallyError] = {
-            order.id: NotFound(f"there is no customer {order.customer!r}", field="key")
-            for order in orders
-            if order.customer not in found
-        }
-        known = [(order, found[order.customer][0]) for order in orders if order.customer in found]
-        outcomes |= await self._make(conn, [(o, id_) for o, id_ in known if isinstance(o, MakeAgreement)], now)
-        outcomes |= await self._end(conn, [(o, id_) for o, id_ in known if isinstance(o, EndAgreement)], now)
-        return [_answer(outcomes[order.id], now) for order in orders]
+        outcomes = await self._make(conn, [(o, id_) for o, id_, _ in asked if isinstance(o, MakeAgreement)], now)
+        outcomes |= await self._end(conn, [(o, id_) for o, id_, _ in asked if isinstance(o, EndAgreement)], now)
+        return {order_id: _answer(outcome, now) for order_id, outcome in outcomes.items()}
 
     async def _make(
         self, conn: AsyncConnection, orders: Sequence[tuple[MakeAgreement, UUID]], now: datetime

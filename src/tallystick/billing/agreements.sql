@@ -2,9 +2,14 @@
 
 -- name: put_tier!
 insert into tiers (name, asset, credits, category, priority, created_at)
-values (:name, :asset, :credits, :category, :priority, :now)
+values (:name, :asset, :credits, :category, :priority, :created_at)
 on conflict (name) do update
 set asset = excluded.asset, credits = excluded.credits, category = excluded.category, priority = excluded.priority
+
+-- name: add_tier!
+insert into tiers (name, asset, credits, category, priority, created_at)
+values (:name, :asset, :credits, :category, :priority, :created_at)
+on conflict (name) do nothing
 
 -- name: tier
 select name, asset, credits::text, category, priority, created_at from tiers where name = :name

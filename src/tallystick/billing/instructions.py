@@ -5,7 +5,7 @@ Instructions are orders, handed in at ``ledger.desk``: those that arrive togethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from tallystick.customers.service import Customers
-from tallystick.database.queries import Queries
+from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.errors import TallyError
 from tallystick.kernel.money import format_amount
 from tallystick.ledger.contract import Ledger, LedgerRefusal, Result, Status
@@ -71,6 +71,17 @@ class Instruction:
         return fingerprint(self.type, self.customer, self.ledger, self.amount, self.description, self.credit_policy)
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """An instruction whose customer is known, and what it moves."""
+
+    instruction: Instruction
+    movement: Movement
+
+
+_Move = Callable[[AsyncConnection, Sequence[Movement]], Awaitable[list[Result]]]
+
+
 class Instructions:
     """Opens wallets, tops them up, grants and bills."""
 
@@ -79,12 +90,13 @@ class Instructions:
         self._customers = customers
         self._ledger = ledger
         self._wallets = wallets
-        self._moves = (
-            (("open", "top_up"), partial(wallets.grant, code=TransferCode.TOP_UP)),
-            (("grant",), partial(wallets.grant, code=TransferCode.GRANT)),
-            (("bill",), wallets.bill),
-        )
-        desk.register(("open", "top_up", "grant", "bill"), self._handle)
+        self._moves: dict[str, _Move] = {
+            "open": partial(wallets.grant, code=TransferCode.TOP_UP),
+            "top_up": partial(wallets.grant, code=TransferCode.TOP_UP),
+            "grant": partial(wallets.grant, code=TransferCode.GRANT),
+            "bill": wallets.bill,
+        }
+        desk.register(self._moves, self._handle)
 
     async def carry_out(self, instruction: Instruction) -> int:
         """Carries out one instruction and returns the balance after it, in microunits.
@@ -95,77 +107,85 @@ class Instructions:
         return int((await self._desk.carry_out(instruction))["balance"])
 
     async def _handle(self, conn: AsyncConnection, instructions: Sequence[Instruction]) -> list[Answer]:
-        answers = await self._carry_out(conn, instructions)
-        await self._describe(conn, [i for i in instructions if not isinstance(answers[i.id], TallyError)])
-        return [answers[i.id] for i in instructions]
-
-    async def _describe(self, conn: AsyncConnection, instructions: list[Instruction]) -> None:
-        if instructions:
-            await conn.execute(_SQL.describe, _columns(instructions))
-        if incomes := [i for i in instructions if i.type != "bill"]:
-            await conn.execute(_SQL.note_grants, _columns(incomes) | {"priority": DEFAULT_PRIORITY})
-
-    async def _carry_out(self, conn: AsyncConnection, instructions: Sequence[Instruction]) -> dict[UUID, Answer]:
-        """Opens first, then money in, then bills: instructions that arrive together have no order of their own.
+        """Money in first, then bills: instructions that arrive together have no order of their own.
 
         Customers are created before the ledger is locked, as intake does it, so that neither waits for the other in a
         circle.
         """
         payers = await self._payers(conn, instructions)
-        movements = {i.id: Movement(i.id, payers[i.id], i.ledger, i.amount) for i in instructions if i.id in payers}
-        async with conn.pipeline():
-            await self._ledger.serialise(conn)
-            left = await self._left(conn, list(movements.values()))
-        results: dict[UUID, Result] = {}
-        for types, move in self._moves:
-            alike = [movements[i.id] for i in instructions if i.type in types and i.amount and i.id in movements]
-            results |= zip((movement.id for movement in alike), await move(conn, alike), strict=True)
-        answers = {i.id: _missing(i) for i in instructions if i.id not in movements}
-        for instruction in sorted((i for i in instructions if i.id in movements), key=lambda i: i.type == "bill"):
-            movement = movements[instruction.id]
-            answers[instruction.id] = _settle(
-                instruction, results.get(instruction.id), left, (movement.payer.id, movement.ledger)
-            )
-        return answers
+        due = [
+            _Due(instruction, Movement(instruction.id, payer, instruction.ledger, instruction.amount))
+            for instruction, payer in zip(instructions, payers, strict=True)
+            if payer is not None
+        ]
+        answers = await self._move(conn, due)
+        await self._note(conn, [each for each in due if not isinstance(answers[each.movement.id], TallyError)])
+        return [answers.get(instruction.id) or _missing(instruction) for instruction in instructions]
 
-    async def _payers(self, conn: AsyncConnection, instructions: Sequence[Instruction]) -> dict[UUID, Payer]:
-        """Who is meant, by instruction; without those whose customer is missing, or is to be opened and exists."""
+    async def _payers(self, conn: AsyncConnection, instructions: Sequence[Instruction]) -> list[Payer | None]:
+        """Who is meant by each; nobody if the customer is missing, or is to be opened and exists."""
         opened = await self._customers.open(
             conn, [(i.id, i.customer, i.credit_policy) for i in instructions if i.type == "open"]
         )
-        found = await self._customers.find(conn, sorted({i.customer for i in instructions if i.type != "open"}))
-        named = {i.id: found[i.customer][1] for i in instructions if i.type != "open" and i.customer in found}
-        return opened | named
+        found = await self._customers.find(conn, list({i.customer for i in instructions if i.type != "open"}))
+        payers = {key: payer for key, (_, payer) in found.items()}
+        return [opened.get(i.id) if i.type == "open" else payers.get(i.customer) for i in instructions]
 
-    async def _left(self, conn: AsyncConnection, movements: list[Movement]) -> dict[tuple[UUID, int], Left]:
-        left: dict[tuple[UUID, int], Left] = {}
-        for ledger in {movement.ledger for movement in movements}:
-            payers = {movement.payer.id for movement in movements if movement.ledger == ledger}
-            standing = await self._wallets.left(conn, payers, ledger, serialised=True)
-            left |= {(payer_id, ledger): each for payer_id, each in standing.items()}
+    async def _move(self, conn: AsyncConnection, due: list[_Due]) -> dict[UUID, Answer]:
+        async with conn.pipeline():
+            await self._ledger.serialise(conn)
+            left = await self._left(conn, due)
+        results: dict[UUID, Result] = {}
+        for type_, move in self._moves.items():
+            movements = [each.movement for each in due if each.instruction.type == type_ and each.movement.amount]
+            results |= zip((movement.id for movement in movements), await move(conn, movements), strict=True)
+        due.sort(key=lambda each: each.instruction.type == "bill")
+        return {each.movement.id: _settle(each, results.get(each.movement.id), left) for each in due}
+
+    async def _left(self, conn: AsyncConnection, due: list[_Due]) -> _Standing:
+        left: _Standing = {}
+        for ledger in {each.movement.ledger for each in due}:
+            payers = {each.movement.payer.id for each in due if each.movement.ledger == ledger}
+            left[ledger] = await self._wallets.left(conn, payers, ledger, serialised=True)
         return left
 
+    async def _note(self, conn: AsyncConnection, done: list[_Due]) -> None:
+        """Writes down what the transfers do not say themselves."""
+        if told := [each for each in done if _tells(each)]:
+            await conn.execute(_SQL.describe, _columns(told))
+        if incomes := [each for each in done if each.instruction.type != "bill"]:
+            await conn.execute(_SQL.note_grants, _columns(incomes) | {"priority": DEFAULT_PRIORITY})
 
-def _columns(instructions: Sequence[Instruction]) -> dict[str, object]:
+
+def _tells(due: _Due) -> bool:
+    """Whether there is something to remember: that a wallet was opened, be it empty, or why money moved."""
+    opens, described = due.instruction.type == "open", due.instruction.description is not None
+    return opens or (described and due.movement.amount != 0)
+
+
+_Standing = dict[int, dict[UUID, Left]]
+"""What is left, by ledger number and payer."""
+
+
+def _columns(done: list[_Due]) -> dict[str, object]:
     return {
-        "customers": [i.customer for i in instructions],
-        "transfer_ids": [i.id for i in instructions],
-        "types": [i.type for i in instructions],
-        "descriptions": [i.description for i in instructions],
+        "payers": UuidArray([each.movement.payer.id for each in done]),
+        "transfer_ids": UuidArray([each.movement.id for each in done]),
+        "types": array([each.instruction.type for each in done]),
+        "descriptions": [each.instruction.description for each in done],
     }
 
 
-def _settle(
-    instruction: Instruction, result: Result | None, left: dict[tuple[UUID, int], Left], place: tuple[UUID, int]
-) -> Answer:
+def _settle(due: _Due, result: Result | None, left: _Standing) -> Answer:
     """The answer to one instruction, given what was ``left`` before it; its effect is noted there for the next ones."""
-    balance, held = left[place]
+    payer_id, amount = due.movement.payer.id, due.movement.amount
+    balance, held = left[due.movement.ledger][payer_id]
     if result is not None and result.status is Status.CREATED:
-        balance += -result.amount if instruction.type == "bill" else result.amount
-        left[place] = Left(balance, held)
+        balance += -amount if due.instruction.type == "bill" else amount
+        left[due.movement.ledger][payer_id] = Left(balance, held)
     if result is None or result.stands:
         return {"balance": str(balance)}
-    wanted, available = format_amount(instruction.amount, places=2), format_amount(balance - held, places=2)
+    wanted, available = format_amount(amount, places=2), format_amount(balance - held, places=2)
     if result.status is Status.EXCEEDS_CREDITS:
         return InsufficientCredits(f"Insufficient balance: {wanted} is needed, {available} is available")
     if result.status is Status.ID_ALREADY_FAILED:  # refused before, for the one reason there is; the answer was lost

@@ -1,9 +1,7 @@
 -- name: describe!
 insert into wallet_operations (customer_id, transfer_id, type, description)
-select coalesce(c.payer_id, c.id), new.transfer_id, new.type, new.description
-from unnest(:customers::text[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
-    as new (customer, transfer_id, type, description)
-join customers as c on c.key = new.customer
+select *
+from unnest(:payers::uuid[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
 on conflict do nothing
 
 -- name: note_grants!
@@ -15,10 +13,9 @@ with came as (
     )
     select t.customer_id, t.id, p.credit_policy, t.ledger, t.amount, case new.type when 'grant' then 'promotional' else 'paid' end,
         :priority, t.created_at, '', new.description, 'granted', t.created_at
-    from unnest(:customers::text[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
-        as new (customer, transfer_id, type, description)
-    join customers as c on c.key = new.customer
-    join customers as p on p.id = coalesce(c.payer_id, c.id)
+    from unnest(:payers::uuid[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
+        as new (payer_id, transfer_id, type, description)
+    join customers as p on p.id = new.payer_id
     join ledger_transfers as t on t.customer_id = p.id and t.id = new.transfer_id and t.amount > 0
     on conflict do nothing
     returning customer_id, id, ledger

@@ -13,9 +13,9 @@ from tallystick.commands.books import database
 from tallystick.commands.options import DataDir, ExitCode, InvalidUsage, Json, read_settings
 from tallystick.database.migrate import migrate
 from tallystick.kernel.clock import SystemClock
-from tallystick.ledger.addresses import Cluster, parse_cluster
-from tallystick.ledger.copying import Copy, Progress, Proof
 from tallystick.ledger.postgres import Journal
+from tallystick.ledger.tigerbeetle.addresses import Cluster, parse_cluster
+from tallystick.ledger.tigerbeetle.copying import Copy, Progress, Proof
 from tallystick.settings import Settings
 
 app = typer.Typer(help="Move the books to a TigerBeetle cluster.", no_args_is_help=True)
@@ -62,7 +62,7 @@ def copy(
 
 
 async def _copy(settings: Settings, cluster: Cluster, progress: Progress) -> Proof:
-    from tallystick.ledger.tigerbeetle import TigerBeetleClient  # loads a native library
+    from tallystick.ledger.tigerbeetle.client import TigerBeetleClient  # loads a native library
 
     with database(settings) as url:  # blocks the loop, on which nothing else runs
         await asyncio.to_thread(migrate, url)

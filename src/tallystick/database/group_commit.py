@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """Runs ``execute`` on groups of submitted items.
+    """Runs ``execute`` on groups of submitted items, one group after the other.
 
     ``execute`` opens a transaction, answers for each item in order, and commits.
     """
@@ -42,19 +42,17 @@ class GroupCommit(Generic[Item, Answer]):
         name: str,
         execute: Callable[[list[Item]], Awaitable[list[Answer]]],
         *,
-        lanes: int,
         max_group_weight: int,
         max_queued_weight: int,
     ) -> None:
         self._name = name
         self._execute = execute
-        self._lanes = lanes
         self._max_group_weight = max_group_weight
         self._max_queued_weight = max_queued_weight
         self._queue: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
         self._queued_weight = 0
         self._arrived = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
@@ -63,14 +61,15 @@ class GroupCommit(Generic[Item, Answer]):
         return self._queued_weight
 
     async def start(self) -> None:
-        """Starts the lanes."""
-        self._tasks = [asyncio.create_task(self._lane(), name=f"{self._name}-{lane}") for lane in range(self._lanes)]
+        """Starts carrying out what is submitted."""
+        self._task = asyncio.create_task(self._lane(), name=self._name)
 
     async def stop(self) -> None:
         """Refuses new items, finishes those that wait, and ends."""
         self._stopping = True
         self._arrived.set()
-        await asyncio.gather(*self._tasks)
+        if self._task is not None:
+            await self._task
 
     async def submit(self, item: Item, weight: int = 1) -> Answer:
         """The answer for ``item`` once its transaction has committed.

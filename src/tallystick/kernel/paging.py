@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
+from uuid import UUID
 
 import msgspec
 
 from tallystick.kernel.errors import InvalidInput
+from tallystick.kernel.ids import NIL
 
 Item = TypeVar("Item")
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+
+_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +45,32 @@ def read_cursor(cursor: str | None, parts: int) -> tuple[str, ...] | None:
     except ValueError:  # neither base64 nor a flat list of Unicode texts
         place = []
     if len(place) != parts or any("\0" in part for part in place):
-        raise InvalidInput("cursor must be one that a page of this list gave", field="cursor")
+        raise _foreign()
     return tuple(place)
+
+
+def newest_first(found: list[Item], limit: int, place: Callable[[Item], tuple[datetime, UUID]]) -> Page[Item]:
+    """A page of a list in descending order of ``place``, a time and an id: ``limit`` items of those found.
+
+    One more than that must have been looked for; it says whether there is another page.
+    """
+    items = found[:limit]
+    if len(found) <= limit:
+        return Page(items, None)
+    at, id_ = place(items[-1])
+    return Page(items, next_cursor(at.isoformat(), str(id_)))
+
+
+def read_newest_first(cursor: str | None) -> tuple[datetime, UUID]:
+    """The time and the id before which the next page of such a list starts. Raises ``InvalidInput``."""
+    place = read_cursor(cursor, 2)
+    if place is None:
+        return _LATEST, NIL
+    try:
+        return datetime.fromisoformat(place[0]), UUID(place[1])
+    except ValueError:
+        raise _foreign() from None
+
+
+def _foreign() -> InvalidInput:
+    return InvalidInput("cursor must be one that a page of this list gave", field="cursor")

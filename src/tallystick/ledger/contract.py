@@ -5,8 +5,7 @@ account, under an id that its cause fixes; posting the same transfer again answe
 Amounts are microunits, from 0 to ``AMOUNT_MAX``.
 
 What is left out of TigerBeetle's contract: timeouts (our own worker voids what has expired, so that both engines keep
-the
-same history), imported events, and the second and third field of user data.
+the same history), imported events, and the second and third field of user data.
 """
 
 from __future__ import annotations
@@ -166,8 +165,7 @@ class Transfer(NamedTuple):
     """One balanced movement, in the books of the customer ``customer_id``, to whom both accounts must belong.
 
     ``id`` is derived from the cause, so it names one transfer in the whole ledger. A transfer that posts or voids
-    another
-    may leave out (as nil or 0) whatever it takes over from that one; what stands in the books has it filled in.
+    another may leave out (as nil or 0) whatever it takes over from that one; what stands in the books has it filled in.
     """
 
     id: UUID

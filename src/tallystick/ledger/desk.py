@@ -2,8 +2,7 @@
 
 Orders that arrive together are carried out in one transaction. Each has an id from which its transfers get theirs, so
 running it again after a crash moves nothing twice; an ``Idempotency-Key`` extends that to the caller: the same key
-gives
-the same answer for good, and another request under it is refused. What an order does is its handler's business.
+gives the same answer for good, and another request under it is refused. What an order does is its handler's business.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ class Order(Protocol):
     """What somebody wants done: a frozen dataclass with at least these fields.
 
     ``id`` names it: a fresh UUIDv7, or derived from ``idempotency_key`` if the caller gave one. ``type`` says who
-    carries
-    it out. ``fingerprint`` covers whatever must be the same when the key comes again.
+    carries it out. ``fingerprint`` covers whatever must be the same when the key comes again.
     """
 
     @property
@@ -73,7 +71,7 @@ class Desk:
         self._clock = clock
         self._handlers: list[tuple[frozenset[str], Handler]] = []
         self.group: GroupCommit[Order, Answer] = GroupCommit(
-            "desk", self._execute, lanes=2, max_group_weight=MAX_GROUP, max_queued_weight=MAX_QUEUED
+            "desk", self._execute, max_group_weight=MAX_GROUP, max_queued_weight=MAX_QUEUED
         )
 
     def register(self, types: Iterable[str], handler: Handler) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,12 +23,13 @@ from psycopg import AsyncConnection
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import InvalidInput, NotFound
-from tallystick.kernel.ids import NIL, derived_id
+from tallystick.kernel.ids import derived_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, format_quantity
-from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.paging import Page, newest_first, read_newest_first
 from tallystick.ledger.assets import Asset
 from tallystick.ledger.contract import Ledger, LedgerRefusal, Result, Status, Transfer, TransferFlags
 from tallystick.ledger.desk import Answer, Desk, fingerprint
+from tallystick.ledger.orders import Asked, of_customers
 from tallystick.ledger.rates import converted
 from tallystick.ledger.wallets import (
     AccountCode,
@@ -44,8 +45,6 @@ from tallystick.ledger.wallets import (
 )
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,7 @@ class Exchanges:
         self._desk = desk
         self._ledger = ledger
         self._wallets = wallets
-        self._find_payers = find_payers
-        desk.register((ExchangeOrder.type,), self._handle)
+        desk.register((ExchangeOrder.type,), of_customers(find_payers, self._handle))
 
     async def carry_out(self, order: ExchangeOrder) -> Exchange:
         """Exchanges, all or nothing.
@@ -122,31 +120,21 @@ class Exchanges:
 
     async def page(self, conn: AsyncConnection, payer_id: UUID, cursor: str | None, limit: int) -> Page[Exchange]:
         """Exchanges in a customer's own wallets, newest first."""
-        place = read_cursor(cursor, 2)
-        try:
-            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (_LATEST, NIL)
-        except ValueError:
-            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        before_at, before_id = read_newest_first(cursor)
         parameters = {"customer_id": payer_id, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
         rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        exchanges = [_read(row) for row in rows[:limit]]
-        last = (exchanges[-1].created_at.isoformat(), str(exchanges[-1].id)) if len(rows) > limit else None
-        return Page(exchanges, next_cursor(*last) if last else None)
+        return newest_first([_read(row) for row in rows], limit, lambda done: (done.created_at, done.id))
 
-    async def _handle(self, conn: AsyncConnection, orders: Sequence[ExchangeOrder]) -> list[Answer]:
+    async def _handle(self, conn: AsyncConnection, asked: Sequence[Asked[ExchangeOrder]]) -> dict[UUID, Answer]:
         """Carries out orders one after the other, in one batch; each stands or falls by itself."""
-        found = await self._find_payers(conn, sorted({order.customer for order in orders}))
-        payers = {order.id: found[order.customer][1] for order in orders if order.customer in found}
-        known = [order for order in orders if order.id in payers]
-        results = dict(zip([order.id for order in known], await self._post(conn, known, payers), strict=True))
+        orders = [order for order, _, _ in asked]
+        payers = {order.id: payer for order, _, payer in asked}
+        results = dict(zip(payers, await self._post(conn, orders, payers), strict=True))
         now = self._clock.now()
-        await self._record(conn, [order for order in known if results[order.id].stands], payers, now)
-        lacking = [order for order in known if results[order.id].status is Status.EXCEEDS_CREDITS]
+        await self._record(conn, [order for order in orders if results[order.id].stands], payers, now)
+        lacking = [order for order in orders if results[order.id].status is Status.EXCEEDS_CREDITS]
         available = await self._available(conn, lacking, payers)
-        return [
-            _answer(order, results[order.id], available.get(order.id), now) if order.id in payers else _unknown(order)
-            for order in orders
-        ]
+        return {order.id: _answer(order, results[order.id], available.get(order.id), now) for order in orders}
 
     async def _post(
         self, conn: AsyncConnection, orders: Sequence[ExchangeOrder], payers: dict[UUID, Payer]
@@ -234,10 +222,6 @@ def _answer(order: ExchangeOrder, result: Result, available: int | None, now: da
             f"{wanted} is needed, {format_amount(available, places=2)} is available", field="amount"
         )
     return LedgerRefusal(f"the ledger refused the exchange: {result.status.value}")
-
-
-def _unknown(order: ExchangeOrder) -> NotFound:
-    return NotFound(f"there is no customer {order.customer!r}", field="key")
 
 
 def _read(row: tuple[Any, ...]) -> Exchange:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -23,14 +23,15 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, TallyError
-from tallystick.kernel.ids import NIL, derived_id
-from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.errors import Conflict, NotFound, TallyError
+from tallystick.kernel.ids import derived_id
+from tallystick.kernel.paging import Page, newest_first, read_newest_first
 from tallystick.ledger import remaining
 from tallystick.ledger.burndown import BurnDown
 from tallystick.ledger.contract import Ledger, LedgerRefusal, Result, Status, Transfer, TransferFlags
 from tallystick.ledger.desk import Answer, Desk
 from tallystick.ledger.grant_model import CreditGrant, GrantCredits, GrantState, Standing, VoidGrant, planned
+from tallystick.ledger.orders import Asked, of_customers
 from tallystick.ledger.remaining import Folded, Wallet
 from tallystick.ledger.wallets import (
     AccountCode,
@@ -47,8 +48,6 @@ _SQL = Queries(Path(__file__).with_suffix(".sql"))
 
 RETRY_AFTER = timedelta(minutes=1)
 """When to try again to take away what is held, or to post what was refused."""
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 _log = structlog.get_logger()
 
@@ -75,8 +74,7 @@ class Grants:
         self._desk = desk
         self._ledger = ledger
         self._wallets = wallets
-        self._find_payers = find_payers
-        desk.register((GrantCredits.type, VoidGrant.type), self._handle)
+        desk.register((GrantCredits.type, VoidGrant.type), of_customers(find_payers, self._handle))
 
     async def give(self, order: GrantCredits) -> tuple[CreditGrant, int]:
         """Carries out the order; returns the grant and the balance after it, in microunits.
@@ -106,11 +104,7 @@ class Grants:
         self, conn: AsyncConnection, payer_id: UUID, state: GrantState | None, cursor: str | None, limit: int
     ) -> Page[Standing]:
         """Grants to a payer's wallets, all or those in one state, newest first."""
-        place = read_cursor(cursor, 2)
-        try:
-            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (_LATEST, NIL)
-        except ValueError:
-            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        before_at, before_id = read_newest_first(cursor)
         parameters = {
             "customer_id": payer_id,
             "state": state,
@@ -119,9 +113,8 @@ class Grants:
             "limit": limit + 1,
         }
         rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        grants = [_read(row) for row in rows[:limit]]
-        last = (grants[-1].created_at.isoformat(), str(grants[-1].id)) if len(rows) > limit else None
-        return Page(await self._standings(conn, grants), next_cursor(*last) if last else None)
+        page = newest_first([_read(row) for row in rows], limit, lambda grant: (grant.created_at, grant.id))
+        return Page(await self._standings(conn, page.items), page.next)
 
     async def run_due(self, conn: AsyncConnection, now: datetime, limit: int) -> int:
         """Posts grants whose time has come and ends those whose time is up, at most ``limit``; returns how many.
@@ -157,18 +150,11 @@ class Grants:
 
     # Orders
 
-    async def _handle(self, conn: AsyncConnection, orders: Sequence[GrantOrder]) -> list[Answer]:
+    async def _handle(self, conn: AsyncConnection, asked: Sequence[Asked[GrantOrder]]) -> dict[UUID, Answer]:
         """Gives first, and then voids: orders that arrive together have no order of their own."""
-        found = await self._find_payers(conn, sorted({order.customer for order in orders}))
-        answers: dict[UUID, Answer] = {
-            order.id: NotFound(f"there is no customer {order.customer!r}", field="key")
-            for order in orders
-            if order.customer not in found
-        }
-        known = [(order, found[order.customer][1]) for order in orders if order.customer in found]
-        answers |= await self._give(conn, [(o, payer) for o, payer in known if isinstance(o, GrantCredits)])
-        answers |= await self._void(conn, [(o, payer) for o, payer in known if isinstance(o, VoidGrant)])
-        return [answers[order.id] for order in orders]
+        given = await self._give(conn, [(o, payer) for o, _, payer in asked if isinstance(o, GrantCredits)])
+        voided = await self._void(conn, [(o, payer) for o, _, payer in asked if isinstance(o, VoidGrant)])
+        return given | voided
 
     async def _give(self, conn: AsyncConnection, orders: Sequence[tuple[GrantCredits, Payer]]) -> dict[UUID, Answer]:
         """Whatever stands already was given before, and the answer was lost."""

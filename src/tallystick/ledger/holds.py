@@ -7,7 +7,7 @@ hold is ever locked before the ledger is, and a transfer and the row of its hold
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,9 +17,8 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, TallyError
-from tallystick.kernel.ids import NIL
-from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.errors import Conflict, TallyError
+from tallystick.kernel.paging import Page, newest_first, read_newest_first
 from tallystick.ledger.contract import Ledger, LedgerRefusal, LedgerUnavailable, Result, Status
 from tallystick.ledger.desk import Answer, Desk
 from tallystick.ledger.hold_model import (
@@ -41,14 +40,13 @@ from tallystick.ledger.hold_model import (
     placing_transfer,
     unknown_hold,
 )
+from tallystick.ledger.orders import Asked, of_customers
 from tallystick.ledger.wallets import AccountCode, FindPayers, Movement, Payer, Wallets, account_id
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
 
 UNHEARD_SECONDS = 900
 """How long whoever asked for a hold, and was not answered, may still come back for it."""
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 _EXISTS_OTHERWISE = frozenset(status for status in Status if status.value.startswith("exists_with_different"))
 _CLOSED_ELSEWHERE = _EXISTS_OTHERWISE | {
@@ -65,8 +63,8 @@ class Holds:
         self._desk = desk
         self._ledger = ledger
         self._wallets = wallets
-        self._find_payers = find_payers
-        desk.register((PlaceHold.type, SettleHold.type, ReleaseHold.type), self._handle)
+        types = PlaceHold.type, SettleHold.type, ReleaseHold.type
+        desk.register(types, of_customers(find_payers, self._handle))
 
     async def carry_out(self, order: HoldOrder) -> Hold:
         """Carries out one order and returns the hold as it stands then.
@@ -88,11 +86,7 @@ class Holds:
         self, conn: AsyncConnection, customer_id: UUID, state: HoldState | None, cursor: str | None, limit: int
     ) -> Page[Hold]:
         """Holds of a customer, all or those in one state, newest first."""
-        place = read_cursor(cursor, 2)
-        try:
-            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (_LATEST, NIL)
-        except ValueError:
-            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        before_at, before_id = read_newest_first(cursor)
         parameters = {
             "customer_id": customer_id,
             "states": list(STATES) if state is None else [state],
@@ -101,9 +95,7 @@ class Holds:
             "limit": limit + 1,
         }
         rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        holds = [_read(row) for row in rows[:limit]]
-        last = (holds[-1].created_at.isoformat(), str(holds[-1].id)) if len(rows) > limit else None
-        return Page(holds, next_cursor(*last) if last else None)
+        return newest_first([_read(row) for row in rows], limit, lambda hold: (hold.created_at, hold.id))
 
     async def run_due(self, conn: AsyncConnection, now: datetime, limit: int) -> int:
         """Expires at most ``limit`` holds whose time is up by ``now``, and returns how many.
@@ -144,27 +136,25 @@ class Holds:
         ]
         return unheard, rows[-1][0] if rows else 0
 
-    async def _handle(self, conn: AsyncConnection, orders: Sequence[HoldOrder]) -> list[Answer]:
+    async def _handle(self, conn: AsyncConnection, asked: Sequence[Asked[HoldOrder]]) -> dict[UUID, Answer]:
         """Closes what is to be closed, and then places: orders that arrive together have no order of their own."""
-        found = await self._find_payers(conn, sorted({order.customer for order in orders}))
-        places = {order.id: (found[order.customer][0], order.hold_id) for order in orders if order.customer in found}
         now = self._clock.now()
-        closings = await self._look(conn, sorted(set(places.values())), now)
+        places = {(customer_id, order.hold_id) for order, customer_id, _ in asked}
+        closings = await self._look(conn, sorted(places), now)
         outcomes: dict[UUID, Hold | TallyError] = {}
         new: list[Hold] = []
-        for order in orders:
-            if order.id not in places:
-                outcomes[order.id] = NotFound(f"there is no customer {order.customer!r}", field="key")
-            elif not isinstance(order, PlaceHold):
-                outcomes[order.id] = closings.carry_out(order, places[order.id])
-            elif standing := closings.holds.get(places[order.id]):  # it was placed before, and the answer was lost
+        for order, customer_id, payer in asked:
+            place = customer_id, order.hold_id
+            if not isinstance(order, PlaceHold):
+                outcomes[order.id] = closings.carry_out(order, place)
+            elif standing := closings.holds.get(place):  # it was placed before, and the answer was lost
                 outcomes[order.id] = standing
             else:
-                new.append(placed(order, *found[order.customer], now))
+                new.append(placed(order, customer_id, payer, now))
         results = await self._post(conn, closings.closed, new)
         outcomes |= await self._outcomes(conn, new, results)
         await self._note(conn, closings.closed, [hold for hold in new if outcomes[hold.id] is hold])
-        return [_answer(outcomes[order.id]) for order in orders]
+        return {order_id: _answer(outcome) for order_id, outcome in outcomes.items()}
 
     async def _look(self, conn: AsyncConnection, places: Collection[Place], now: datetime) -> Closings:
         """Takes the ledger's lock, and then reads these holds: nobody else can change them any more."""

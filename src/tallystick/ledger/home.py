@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries
 from tallystick.kernel.errors import TallyError
-from tallystick.ledger.addresses import Cluster
+from tallystick.ledger.tigerbeetle.addresses import Cluster
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
 

@@ -1,10 +1,8 @@
 """The rules of posting as a pure state machine: accounts and known transfers in, results and changed accounts out.
 
 It follows TigerBeetle's ``create_transfers`` (src/state_machine.zig) check by check, in its order, because where
-several
-things are wrong with a transfer the first one found is the answer. The PostgreSQL engine evaluates batches with it,
-and all
-engines are tested against it.
+several things are wrong with a transfer the first one found is the answer. The PostgreSQL engine evaluates batches with
+it, and all engines are tested against it.
 """
 
 from __future__ import annotations
@@ -51,10 +49,8 @@ class Books:
     """The part of a ledger that a batch touches, by the integers of ids (faster to look up than UUIDs).
 
     ``transfers`` holds the known ones among those posted and those they post or void; ``failed`` the ids that failed
-    for
-    good; ``resolved`` what became of pending transfers. ``posted``, ``changed`` and ``newly_failed`` collect what
-    must be
-    written, in order.
+    for good; ``resolved`` what became of pending transfers. ``posted``, ``changed`` and ``newly_failed`` collect what
+    must be written, in order.
     """
 
     accounts: dict[int, Account] = field(default_factory=dict)
@@ -96,6 +92,12 @@ class Books:
             if chain is not None and (not linked or index == last):
                 chain, broken, self._undo = None, False, None
         return results
+
+    def collect(self) -> tuple[list[Transfer], list[tuple[Transfer, Status]]]:
+        """What was posted, and what failed for good, since this was last asked."""
+        collected = self.posted, self.newly_failed
+        self.posted, self.newly_failed = [], []
+        return collected
 
     def _create(self, transfer: Transfer) -> Result:
         transfer_id, flags = transfer.id.int, int(transfer.flags)

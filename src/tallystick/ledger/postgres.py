@@ -9,7 +9,7 @@ Every batch is sealed with a hash over the one before it and its own transfers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +36,13 @@ _SQL = Queries(Path(__file__).with_suffix(".sql"))
 
 _RESOLVING = int(TransferFlags.POST_PENDING | TransferFlags.VOID_PENDING)
 _VOID = int(TransferFlags.VOID_PENDING)
+_LINKED = int(TransferFlags.LINKED)
 
 Place = tuple[UUID, UUID]
 """A customer and an id in its books: what primary keys are made of."""
+
+SLICE = 2_000
+"""A long batch is written, and sealed, in pieces: while the database stores one, the next one is evaluated."""
 
 REMEMBERED_ACCOUNTS = 50_000
 """Accounts kept in memory from one batch to the next, some 30 MB."""
@@ -64,17 +68,20 @@ class PostgresLedger:
     ) -> list[Result]:
         if not transfers:
             return []
-        columns = Columns(transfers)  # before the lock: others may post meanwhile
+        slices = [(part, Columns(part)) for part in _slices(transfers)]  # before the lock: others may post meanwhile
+        results: list[Result] = []
         async with conn.pipeline():
             await self._journal.serialise(conn)
-            books, head = await self._load(conn, transfers, columns)
+            books, head = await self._load(conn, transfers)
             await self._open_missing(conn, books, transfers, opening)
-            results = books.post(transfers)
-            if len(books.posted) < len(transfers) or books.posted != transfers:
-                columns = Columns(books.posted)
-            new_head = await self._journal.write(conn, columns, books.newly_failed, head)
+            new_head = head
+            for part, columns in slices:
+                results += books.post(part)
+                posted, failed = books.collect()
+                as_sent = len(posted) == len(part) and posted == part
+                new_head = await self._journal.write(conn, columns if as_sent else Columns(posted), failed, new_head)
             await _update_accounts(conn, [books.accounts[account_id] for account_id in books.changed], books.reserves)
-        if books.posted:  # else nothing would tell, if this is taken back, that accounts opened here are gone
+        if new_head != head:  # else nothing would tell, if this is taken back, that accounts opened here are gone
             self._remembered.keep(new_head, books.accounts)
         return results
 
@@ -93,12 +100,13 @@ class PostgresLedger:
         found = await self._standing(conn, wanted, await self._journal.head(conn))
         return {account.id: account for account in found.values()}
 
-    async def _load(self, conn: AsyncConnection, transfers: Sequence[Transfer], columns: Columns) -> tuple[Books, Head]:
+    async def _load(self, conn: AsyncConnection, transfers: Sequence[Transfer]) -> tuple[Books, Head]:
         """What the books say about these transfers, and where their chain of batches ends."""
         pending = [(t.customer_id, t.pending_id) for t in transfers if t.pending_id and int(t.flags) & _RESOLVING]
+        places = _places([(t.customer_id, t.id) for t in transfers])
         last = await conn.execute(_SQL.head)
-        known = await conn.execute(_SQL.transfers, columns.places)
-        failed = await conn.execute(_SQL.failed, columns.places)
+        known = await conn.execute(_SQL.transfers, places)
+        failed = await conn.execute(_SQL.failed, places)
         if pending:
             held = await conn.execute(_SQL.transfers, _places(pending))
             resolved = await conn.execute(_SQL.resolutions, _places(pending))
@@ -159,6 +167,17 @@ class PostgresLedger:
             for account in new:  # those that come along may have sums already, and are not needed
                 if account.id in missing:
                     books.accounts[account.id.int] = account
+
+
+def _slices(transfers: Sequence[Transfer]) -> Iterator[Sequence[Transfer]]:
+    """Transfers in pieces of about ``SLICE``; a chain of linked ones stays whole."""
+    start = 0
+    while start < len(transfers):
+        end = start + SLICE
+        while end < len(transfers) and int(transfers[end - 1].flags) & _LINKED:
+            end += 1
+        yield transfers[start:end]
+        start = end
 
 
 class Head(NamedTuple):

@@ -5,11 +5,9 @@
                                  wallet --(expiry)--> expired
                                  wallet <--(exchange)--> exchanged
 
-Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero. Usage that has already
-happened is
-taken to arrears, and arrears are repaid from the wallet as far as it reaches, at once and whenever money comes in. No
-step
-depends on what another one moved, so a whole batch is fixed before it is posted, on whatever engine.
+Balance is wallet minus arrears. The wallet of a prepaid customer cannot go below zero. Usage that has already happened
+is taken to arrears, and arrears are repaid from the wallet as far as it reaches, at once and whenever money comes in.
+No step depends on what another one moved, so a whole batch is fixed before it is posted, on whatever engine.
 """
 
 from __future__ import annotations
@@ -132,10 +130,14 @@ class Left(NamedTuple):
     held: int
 
 
-@lru_cache(maxsize=100_000)
 def account_id(customer_id: UUID, ledger: int, code: AccountCode) -> UUID:
     """The id of a customer's account of one role in one asset."""
-    return derived_id("account", customer_id, str(ledger), str(int(code)))
+    return _account_ids(customer_id, ledger)[code]
+
+
+@lru_cache(maxsize=20_000)
+def _account_ids(customer_id: UUID, ledger: int) -> dict[int, UUID]:
+    return {code: derived_id("account", customer_id, str(ledger), str(code)) for code in map(int, AccountCode)}
 
 
 def usage_id(payer_id: UUID, ledger: int, customer: UUID, measurement: UUID) -> UUID:
@@ -159,11 +161,12 @@ def transfer_of(
 ) -> Transfer:
     """A movement from one of its payer's accounts to another."""
     payer_id, ledger = movement.payer.id, movement.ledger
+    accounts = _account_ids(payer_id, ledger)
     return Transfer(
         movement.id,
         payer_id,
-        account_id(payer_id, ledger, debit),
-        account_id(payer_id, ledger, credit),
+        accounts[debit],
+        accounts[credit],
         movement.amount,
         ledger,
         code,
@@ -265,13 +268,12 @@ class Wallets:
         self, conn: AsyncConnection, customers: Iterable[UUID], ledger: int, *, serialised: bool = False
     ) -> dict[UUID, Left]:
         """What is left to many customers in one asset; nothing without accounts."""
-        ids = sorted(set(customers))
+        left = dict.fromkeys(customers, Left(0, 0))
         wanted = [
             (customer_id, account_id(customer_id, ledger, code))
-            for customer_id in ids
+            for customer_id in left
             for code in (AccountCode.WALLET, AccountCode.ARREARS)
         ]
-        left = dict.fromkeys(ids, Left(0, 0))
         for account in (await self._ledger.accounts(conn, wanted, serialised=serialised)).values():
             balance, held = left[account.customer_id]
             left[account.customer_id] = Left(balance + account.credit_balance, held + account.debits_pending)

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from tallystick.database.queries import Queries
 from tallystick.kernel.errors import InvalidInput
 from tallystick.kernel.ids import NIL
-from tallystick.kernel.paging import Page, next_cursor, read_cursor
+from tallystick.kernel.paging import Page, newest_first, read_newest_first
 from tallystick.ledger.wallets import AccountCode, account_id
 from tallystick.pricing.functions import parse_model, price_function
 
@@ -113,11 +113,7 @@ class Charges:
         until: datetime = END,
     ) -> Page[Charge]:
         """Charges of measurements taken in [``since``, ``until``), newest first."""
-        place = read_cursor(cursor, 2)
-        try:
-            before_at, before_id = (datetime.fromisoformat(place[0]), UUID(place[1])) if place else (END, NIL)
-        except ValueError:
-            raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        before_at, before_id = read_newest_first(cursor)
         rows = await (
             await conn.execute(
                 _SQL.page,
@@ -131,11 +127,7 @@ class Charges:
                 },
             )
         ).fetchall()
-        charges = [_charge(*row) for row in rows[:limit]]
-        more = len(rows) > limit
-        return Page(
-            charges, next_cursor(charges[-1].at.isoformat(), str(charges[-1].id.measurement_id)) if more else None
-        )
+        return newest_first([_charge(*row) for row in rows], limit, lambda one: (one.at, one.id.measurement_id))
 
     async def usage(self, conn: AsyncConnection, customer_id: UUID, first: date, last: date) -> list[Usage]:
         """The usage totals of the periods that begin on the days ``first`` to ``last``, priced as they stand."""

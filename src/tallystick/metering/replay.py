@@ -24,7 +24,7 @@ from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.quarantine import Quarantined
 from tallystick.metering.service import IntakeQueue
 from tallystick.metering.sources import cloud_events, line_protocol
-from tallystick.metering.sources.values import Refused, check_value
+from tallystick.metering.sources.values import Refused, check_unit_price, check_value
 
 MAX_PIECES = 1000
 """Pieces of one replay."""
@@ -149,5 +149,5 @@ def _measurement(raw: bytes) -> Measurement:
         read,
         at=at,
         value=check_value(read.value),
-        unit_price=None if read.unit_price is None else check_value(read.unit_price, "unit_price"),
+        unit_price=None if read.unit_price is None else check_unit_price(check_value(read.unit_price, "unit_price")),
     )

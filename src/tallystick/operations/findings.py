@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from psycopg.rows import TupleRow
 
 from tallystick.database.pool import Connection
+from tallystick.kernel.money import EXACT, format_quantity
 
 ROWS_AT_ONCE = 5_000
 """Rows that are computed in one go: some milliseconds, in which the service does nothing else."""
@@ -121,3 +123,8 @@ class Examination:
             await cursor.execute(query, self.parameters)
             while rows := await cursor.fetchmany(ROWS_AT_ONCE):
                 yield rows
+
+
+def money(microunits: Decimal | int | None) -> str:
+    """As ``format_amount``, of figures that may be anything: they are under suspicion."""
+    return "no number" if microunits is None else format_quantity(EXACT.scaleb(Decimal(microunits), -6))

@@ -10,7 +10,7 @@ import psycopg
 
 from tallystick.database.pool import Connection, Pool
 from tallystick.ledger.contract import Ledger
-from tallystick.ledger.promises import Lag
+from tallystick.ledger.tigerbeetle.promises import Lag
 from tallystick.metering.service import IntakeQueue
 
 PATIENCE_SECONDS = 2

@@ -32,8 +32,10 @@ from tallystick.operations.findings import (
     Findings,
     Tell,
     Verdict,
+    money,
 )
 from tallystick.operations.verify_ledger import LedgerProof, balances_elsewhere, standstill
+from tallystick.operations.verify_records import RecordsProof
 from tallystick.pricing.functions import PriceFunction
 from tallystick.pricing.model import Price
 from tallystick.pricing.service import Pricing
@@ -54,6 +56,10 @@ CHECKS = {
     "measurements_accounted": "measurements",
     "grants_accounted": "customers' assets",
     "holds_accounted": "holds",
+    "exchanges_accounted": "exchanges",
+    "operations_accounted": "operations",
+    "milestones_stand": "milestones",
+    "checkpoints_stand": "checkpoints",
 }
 """The names of the checks, in order, and what each of them counts as checked."""
 
@@ -90,7 +96,7 @@ class Verify:
             elsewhere = await balances_elsewhere(conn, beside, self._ledger, scope["books"])
         prices = {price.id: price for price in (await self._pricing.price_list(conn)).prices}
         run = Examination(conn, CHECKS, scope | {"nil": NIL}, tell or _tell_nobody, whole=customer_key is None)
-        ledger, usage = LedgerProof(run, elsewhere), _UsageProof(run, prices)
+        ledger, usage, records = LedgerProof(run, elsewhere), _UsageProof(run, prices), RecordsProof(run)
         await ledger.transfers()
         await ledger.balances()
         await usage.totals()
@@ -98,6 +104,9 @@ class Verify:
         await ledger.usage()
         await usage.measurements()
         await ledger.grants()
+        await records.movements()
+        await records.milestones()
+        await records.checkpoints()
         run.report(list(CHECKS)[-1], STEPS_PER_CHECK)
         return run.verdict()
 
@@ -162,8 +171,8 @@ class _UsageProof:
             findings.differ(f"{total}: the price is for other usage")
         elif total.sum_of_amounts != (due := _cost(price.function, quantity, quantity)):
             findings.differ(
-                f"{total}: F({format_quantity(quantity)}) is {_money(due)} {price.asset}, "
-                f"found charges of {_money(total.sum_of_amounts)}"
+                f"{total}: F({format_quantity(quantity)}) is {money(due)} {price.asset}, "
+                f"found charges of {money(total.sum_of_amounts)}"
             )
 
     async def charges(self) -> None:
@@ -219,7 +228,7 @@ class _UsageProof:
         expected = _cost(price.function, after, quantity)
         return (
             f"charge {charge}: F({format_quantity(after)}) - F({format_quantity(after)} - {format_quantity(quantity)}) "
-            f"is {_money(expected)} {price.asset}, found {_money(amount)}"
+            f"is {money(expected)} {price.asset}, found {money(amount)}"
         )
 
 
@@ -257,11 +266,6 @@ async def _scope(conn: Connection, customer_key: str | None) -> dict[str, list[U
     if row is None:
         raise NotFound(f"there is no customer {customer_key!r}", field="customer")
     return {"books": row[0], "metered": row[1]}
-
-
-def _money(microunits: Decimal | int | None) -> str:
-    """As ``format_amount``, of figures that may be anything: they are under suspicion."""
-    return "no number" if microunits is None else format_quantity(EXACT.scaleb(Decimal(microunits), -6))
 
 
 def _tell_nobody(name: str, done: int, of: int) -> None:

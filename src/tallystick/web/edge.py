@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
+from secrets import token_hex
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -25,6 +26,8 @@ _ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers", "/api/
 _LINE_PROTOCOL_PATHS = frozenset({"/write", "/api/v2/write"})
 
 _log = structlog.get_logger("tallystick.web")
+_LEVEL = logging.getLogger("tallystick.web")
+"""Asked before anything is put together: structlog would only ask it at the end."""
 
 
 def demand_of(settings: Settings, method: str, path: str) -> Demand:
@@ -91,7 +94,7 @@ class Edge:
         if b"%" in (raw_path := scope.get("raw_path") or b""):
             scope["path"] = raw_path.decode("latin-1")
         sent_id = _header(scope, REQUEST_ID) or b""
-        request_id = sent_id if _REQUEST_ID_TEXT.fullmatch(sent_id) else uuid4().hex.encode()
+        request_id = sent_id if _REQUEST_ID_TEXT.fullmatch(sent_id) else token_hex(16).encode()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -111,15 +114,17 @@ class Edge:
                 raise
             await say(surface_of(scope["path"]), refusal_of(error))(scope, receive, send_with_id)
         # Thousands a second go well; to tell of each would cost a fifth of them.
-        tell = _log.info if status >= 400 else _log.debug
-        tell(
-            "http.request",
-            method=scope["method"],
-            route=_route(scope),
-            status=status,
-            duration_ms=round((time.perf_counter() - began) * 1000, 1),
-            request_id=request_id.decode(),
-        )
+        level = logging.INFO if status >= 400 else logging.DEBUG
+        if status >= 400 or _LEVEL.isEnabledFor(level):
+            _log.log(
+                level,
+                "http.request",
+                method=scope["method"],
+                route=_route(scope),
+                status=status,
+                duration_ms=round((time.perf_counter() - began) * 1000, 1),
+                request_id=request_id.decode(),
+            )
 
 
 def _route(scope: Scope) -> str | None:

@@ -1,4 +1,4 @@
-"""What native routes share: the models' strictness, decimal strings, pages, and how a route gets at the service."""
+"""What native routes share: their path, the models' strictness, decimal strings, pages, the way to the service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import APIRouter, Depends, Query
 from psycopg import AsyncConnection
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from tallystick.kernel.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tallystick.service import Service
 from tallystick.web.problems import PROBLEM_JSON
+from tallystick.web.routes import ExactRoute
 
 _ALWAYS = (401, 403, 422, 503)
 _OF_BODIES = (400, 413, 415)
@@ -50,6 +51,11 @@ def refusals(*statuses: int, body: bool = False) -> dict[int | str, dict[str, An
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     everything = (*statuses, *_ALWAYS, *(_OF_BODIES if body else ()))
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(everything)}
+
+
+def routes_of(path: str = "", *tags: str, refused: tuple[int, ...] = ()) -> APIRouter:
+    """Native routes below one path, each of which may answer ``refused`` beside what every route may answer."""
+    return APIRouter(prefix=f"/api/v1{path}", tags=[*tags], route_class=ExactRoute, responses=refusals(*refused))
 
 
 async def _service(request: Request) -> Service:

@@ -7,7 +7,6 @@ from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
@@ -36,15 +35,13 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
 from tallystick.web.native_grants import CategoryAsked, Priority
-from tallystick.web.routes import ExactRoute
-from tallystick.web.values import IDEMPOTENCY_KEY, Instant, Key, Microunits, idempotency_key
+from tallystick.web.values import MOVES_MONEY, Instant, Key, Microunits, idempotency_key
 
-router = APIRouter(prefix="/api/v1", route_class=ExactRoute, responses=refusals())
-
-_MOVES_MONEY = {"parameters": [IDEMPOTENCY_KEY]}
+router = routes_of()
 
 
 # Tiers
@@ -156,7 +153,7 @@ class AgreementShown(Shown):
     status_code=201,
     tags=["Agreements"],
     responses=refusals(404, 409, 429, body=True),
-    openapi_extra=_MOVES_MONEY,
+    openapi_extra=MOVES_MONEY,
 )
 async def make_agreement(key: Key, body: AgreementAsked, request: Request, service: Serving) -> AgreementShown:
     """Agrees on a tier for a customer: it is granted at the start, and what is left of it expires at the end.
@@ -199,7 +196,7 @@ async def get_agreement(key: Key, agreement_id: UUID, service: Serving) -> Agree
     "/customers/{key:key}/agreements/{agreement_id}",
     tags=["Agreements"],
     responses=refusals(404, 409, 429, body=True),
-    openapi_extra=_MOVES_MONEY,
+    openapi_extra=MOVES_MONEY,
 )
 async def end_agreement(
     key: Key, agreement_id: UUID, body: AgreementChanged, request: Request, service: Serving

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field, WithJsonSchema
 
 from tallystick.kernel.money import format_amount, format_quantity
@@ -21,12 +21,12 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
-from tallystick.web.routes import ExactRoute
 from tallystick.web.values import EXACT_NUMBER, NUMBER_SCHEMA, Instant, Key
 
-router = APIRouter(prefix="/api/v1/assets", tags=["Assets"], route_class=ExactRoute, responses=refusals())
+router = routes_of("/assets", "Assets")
 
 Rate = Annotated[Any, EXACT_NUMBER, WithJsonSchema(NUMBER_SCHEMA)]
 """A rate as it was sent; ``parse_rate`` reads it."""

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import WithJsonSchema
 
 from tallystick.kernel.money import CREDIT
@@ -23,12 +22,12 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
-from tallystick.web.routes import ExactRoute
 from tallystick.web.values import NUMBER_SCHEMA, Instant, Key, Text
 
-router = APIRouter(prefix="/api/v1", route_class=ExactRoute, responses=refusals())
+router = routes_of()
 
 
 class MeterAsked(Asked):

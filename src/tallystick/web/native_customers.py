@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from tallystick.customers.model import Customer, NewCustomer
 from tallystick.kernel.calendar import Month, month_of, parse_month
@@ -25,13 +25,13 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
 from tallystick.web.native_assets import DisplayIn, DisplayShown, display_shown
-from tallystick.web.routes import ExactRoute
 from tallystick.web.values import Instant, Key, Text
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Customers"], route_class=ExactRoute, responses=refusals())
+router = routes_of("/customers", "Customers")
 
 
 class CustomerAsked(Asked):

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
 from psycopg import AsyncConnection
 from pydantic import Field
 from starlette.requests import Request
@@ -27,13 +26,13 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
 from tallystick.web.native_assets import Rate
-from tallystick.web.routes import ExactRoute
-from tallystick.web.values import IDEMPOTENCY_KEY, Key, Microunits, idempotency_key
+from tallystick.web.values import MOVES_MONEY, Key, Microunits, idempotency_key
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Exchanges"], route_class=ExactRoute, responses=refusals(404))
+router = routes_of("/customers", "Exchanges", refused=(404,))
 
 
 class ExchangeAsked(Asked):
@@ -63,7 +62,7 @@ class ExchangeShown(Shown):
     "/{key:key}/exchanges",
     status_code=201,
     responses=refusals(402, 404, 409, 429, body=True),
-    openapi_extra={"parameters": [IDEMPOTENCY_KEY]},
+    openapi_extra=MOVES_MONEY,
 )
 async def exchange(key: Key, body: ExchangeAsked, request: Request, service: Serving) -> ExchangeShown:
     """Exchanges between two wallets of whoever pays for the customer, at the rate given here: both move, or neither.

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from psycopg import AsyncConnection
 from pydantic import Field
 from starlette.requests import Request
@@ -36,14 +36,12 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
-from tallystick.web.routes import ExactRoute
-from tallystick.web.values import IDEMPOTENCY_KEY, Instant, Key, Microunits, Remark, Text, idempotency_key
+from tallystick.web.values import MOVES_MONEY, Instant, Key, Microunits, Remark, Text, idempotency_key
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Grants"], route_class=ExactRoute, responses=refusals(404))
-
-_MOVES_MONEY = {"parameters": [IDEMPOTENCY_KEY]}
+router = routes_of("/customers", "Grants", refused=(404,))
 
 Priority = Annotated[
     int, Field(strict=True, ge=0, le=MAX_PRIORITY, description="In the burn-down: the lowest is used first")
@@ -96,7 +94,7 @@ State = Annotated[GrantState | None, Query(description="Only grants in this stat
 
 
 @router.post(
-    "/{key:key}/grants", status_code=201, responses=refusals(404, 409, 429, body=True), openapi_extra=_MOVES_MONEY
+    "/{key:key}/grants", status_code=201, responses=refusals(404, 409, 429, body=True), openapi_extra=MOVES_MONEY
 )
 async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) -> Granted:
     """Gives credits to a customer; they go to the wallet of whoever pays for it, and repay arrears first.
@@ -147,7 +145,7 @@ async def get_grant(key: Key, grant_id: UUID, service: Serving) -> GrantShown:
         return _shown(standing, key, await _codes(conn, service))
 
 
-@router.delete("/{key:key}/grants/{grant_id}", responses=refusals(404, 409, 429), openapi_extra=_MOVES_MONEY)
+@router.delete("/{key:key}/grants/{grant_id}", responses=refusals(404, 409, 429), openapi_extra=MOVES_MONEY)
 async def void_grant(key: Key, grant_id: UUID, request: Request, service: Serving) -> GrantShown:
     """Takes back what is left of a grant, or what is to come of a scheduled one. What was used stays used.
 

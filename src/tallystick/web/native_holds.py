@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.requests import Request
 
@@ -35,14 +35,12 @@ from tallystick.web.native import (
     Serving,
     Shown,
     refusals,
+    routes_of,
     transaction,
 )
-from tallystick.web.routes import ExactRoute
-from tallystick.web.values import IDEMPOTENCY_KEY, Key, Microunits, Remark, idempotency_key
+from tallystick.web.values import MOVES_MONEY, Key, Microunits, Remark, idempotency_key
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Holds"], route_class=ExactRoute, responses=refusals(404))
-
-_MOVES_MONEY = {"parameters": [IDEMPOTENCY_KEY]}
+router = routes_of("/customers", "Holds", refused=(404,))
 
 
 class HoldAsked(Asked):
@@ -91,7 +89,7 @@ State = Annotated[HoldState | None, Query(description="Only holds in this state"
 
 
 @router.post(
-    "/{key:key}/holds", status_code=201, responses=refusals(402, 404, 409, 429, body=True), openapi_extra=_MOVES_MONEY
+    "/{key:key}/holds", status_code=201, responses=refusals(402, 404, 409, 429, body=True), openapi_extra=MOVES_MONEY
 )
 async def place_hold(key: Key, body: HoldAsked, request: Request, service: Serving) -> HoldShown:
     """Reserves credits in the wallet of whoever pays for the customer: all of the amount, or nothing and 402.
@@ -134,7 +132,7 @@ async def get_hold(key: Key, hold_id: UUID, service: Serving) -> HoldShown:
 
 
 @router.post(
-    "/{key:key}/holds/{hold_id}/settle", responses=refusals(404, 409, 429, body=True), openapi_extra=_MOVES_MONEY
+    "/{key:key}/holds/{hold_id}/settle", responses=refusals(404, 409, 429, body=True), openapi_extra=MOVES_MONEY
 )
 async def settle_hold(key: Key, hold_id: UUID, body: SettlementAsked, request: Request, service: Serving) -> HoldShown:
     """Takes what something came to; the rest of the hold is available again.
@@ -153,7 +151,7 @@ async def settle_hold(key: Key, hold_id: UUID, body: SettlementAsked, request: R
     return await _with_asset(service, await service.holds.carry_out(order), key)
 
 
-@router.delete("/{key:key}/holds/{hold_id}", responses=refusals(404, 409, 429), openapi_extra=_MOVES_MONEY)
+@router.delete("/{key:key}/holds/{hold_id}", responses=refusals(404, 409, 429), openapi_extra=MOVES_MONEY)
 async def release_hold(key: Key, hold_id: UUID, request: Request, service: Serving) -> HoldShown:
     """Lets go of what is held: all of it is available again, and nothing is charged.
 

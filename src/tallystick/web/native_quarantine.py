@@ -7,17 +7,26 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
 from tallystick.metering import quarantine, replay
 from tallystick.metering.quarantine import Quarantined
 from tallystick.web.body import read_body
-from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, Limit, Listing, Serving, Shown, refusals, transaction
-from tallystick.web.routes import ExactRoute
+from tallystick.web.native import (
+    DEFAULT_LIMIT,
+    Asked,
+    Cursor,
+    Limit,
+    Listing,
+    Serving,
+    Shown,
+    refusals,
+    routes_of,
+    transaction,
+)
 
-router = APIRouter(prefix="/api/v1/quarantine", tags=["Quarantine"], route_class=ExactRoute, responses=refusals())
+router = routes_of("/quarantine", "Quarantine")
 
 
 class PieceShown(Shown):

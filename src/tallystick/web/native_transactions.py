@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -23,9 +23,8 @@ from tallystick.ledger.assets import Asset
 from tallystick.ledger.rates import Display
 from tallystick.ledger.wallets import Balance
 from tallystick.service import Service
-from tallystick.web.native import DEFAULT_LIMIT, Cursor, DecimalText, Limit, Listing, Serving, Shown, refusals
+from tallystick.web.native import DEFAULT_LIMIT, Cursor, DecimalText, Limit, Listing, Serving, Shown, routes_of
 from tallystick.web.native_assets import DisplayIn, RateOfDisplay, displayed, rate_of
-from tallystick.web.routes import ExactRoute
 from tallystick.web.values import Instant, Key
 
 CSV = "text/csv"
@@ -39,7 +38,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 
 COLUMNS = ("id", "created_at", "type", "asset", "amount", "balance_after", "cause", "description")
 
-router = APIRouter(prefix="/api/v1/customers", tags=["Transactions"], route_class=ExactRoute, responses=refusals(404))
+router = routes_of("/customers", "Transactions", refused=(404,))
 
 
 class TransactionShown(Shown):

@@ -28,6 +28,9 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
 }
 """The header, as OpenAPI describes it."""
 
+MOVES_MONEY: dict[str, Any] = {"parameters": [IDEMPOTENCY_KEY]}
+"""``openapi_extra`` of a route that moves money."""
+
 _AWARE: Any = Annotated[datetime, msgspec.Meta(tz=True)]
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 

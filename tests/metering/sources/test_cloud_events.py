@@ -1,78 +1,31 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from cloudevents.core.bindings.http import to_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from tallystick.kernel.errors import TooLarge
-from tallystick.kernel.text import MAX_TEXT_CHARACTERS
 from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.sources.cloud_events import MAX_COMMAS, STRICT_SOURCE, read, read_binary
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-JSON = "application/json"
-LINES = "application/x-ndjson"
-ONE = "application/cloudevents+json"
-MANY = "application/cloudevents-batch+json"
-ABSENT = object()
-
-
-def event(data_members: dict[str, Any] | None = None, /, **attributes: Any) -> dict[str, Any]:
-    """A complete event with some members replaced, or removed by ``ABSENT``."""
-    members: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": "e1",
-        "source": "/gateway",
-        "subject": "acme",
-        "type": "tokens",
-        "time": "2026-02-03T04:05:06.789Z",
-        "data": {"value": 7, "kind": "model-x", "resource": "app", "agent": "bob"} | (data_members or {}),
-    } | attributes
-    if isinstance(members["data"], dict):
-        members["data"] = {name: value for name, value in members["data"].items() if value is not ABSENT}
-    return {name: value for name, value in members.items() if value is not ABSENT}
-
-
-MEASUREMENT = Measurement(
-    source="events:/gateway",
-    sender_id="e1",
-    customer="acme",
-    meter="tokens",
-    at=datetime(2026, 2, 3, 4, 5, 6, 789_000, UTC),
-    value=Decimal(7),
-    kind="model-x",
-    resource="app",
-    agent="bob",
+from tests.metering.sources.batches import only_measurement, only_unreadable
+from tests.metering.sources.events import (
+    ABSENT,
+    HEADERS,
+    JSON,
+    LINES,
+    MANY,
+    MEASUREMENT,
+    NOW,
+    ONE,
+    dump,
+    event,
+    read_json,
 )
-
-
-def dump(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def read_json(value: object, content_type: str = JSON) -> Batch:
-    return read(dump(value), content_type, NOW)
-
-
-def only_measurement(batch: Batch) -> Measurement:
-    assert batch.unreadable == []
-    (measurement,) = batch.measurements
-    return measurement
-
-
-def only_unreadable(batch: Batch) -> Unreadable:
-    assert batch.measurements == []
-    (unreadable,) = batch.unreadable
-    return unreadable
-
 
 # Formats
 
@@ -179,185 +132,6 @@ def test_structured_and_binary_events_of_the_official_sdk():
     )
     assert only_measurement(read(structured.body, structured.headers["content-type"], NOW)) == expected
     assert only_measurement(read_binary(binary.headers, binary.body, NOW)) == expected
-
-
-# Values
-
-
-@pytest.mark.parametrize(
-    ("number", "value"),
-    [
-        ("0", "0"),
-        ("-0", "0"),
-        ("-0.0", "0"),
-        ("17", "17"),
-        ("-17", "-17"),
-        ("0.1", "0.1"),
-        ("12.50", "12.50"),
-        ("1E+3", "1000"),
-        ("1.5e3", "1500"),
-        ("1e-30", f"0.{'0' * 29}1"),
-        ("9" * 18, "9" * 18),
-        ("-" + "9" * 18, "-" + "9" * 18),
-        (f"{'9' * 18}.{'9' * 30}", f"{'9' * 18}.{'9' * 30}"),
-        ("1.0000000000000000000000001", "1.0000000000000000000000001"),
-    ],
-)
-@pytest.mark.parametrize("quote", ["", '"'])
-def test_values_and_unit_prices_are_read_exactly_as_numbers_and_as_strings(number: str, value: str, quote: str):
-    text = f"{quote}{number}{quote}"
-    body = dump(event({"value": "V", "unit_price": "P"})).replace(b'"V"', text.encode()).replace(b'"P"', text.encode())
-    for wrapped in (body, b"[" + body + b"]"):
-        measurement = only_measurement(read(wrapped, JSON, NOW))
-        assert format(measurement.value, "f") == value
-        assert format(measurement.unit_price, "f") == value
-
-
-def test_a_string_may_spell_its_number_with_escapes():
-    body = dump(event({"value": "V"})).replace(b'"V"', b'"\\u0031.5"')
-    assert only_measurement(read(body, JSON, NOW)).value == Decimal("1.5")
-
-
-TOO_GREAT = ["1e999999", "-1e999999", "1e99999999999999999999", "1e18", "9" * 19, '"1e999999"', f'"{"9" * 19}"']
-TOO_FINE = ["1e-31", f"1.{'0' * 31}"]
-TOO_LONG = [pytest.param(start + "1" * 100_000, id=f"{start} and many digits") for start in ("", "1.", "1e", "1e-")]
-OTHER_JSON = ["true", "false", "[]", "{}", "[1]", '{"a":1}']
-OTHER_STRINGS = [
-    "",
-    "NaN",
-    "Infinity",
-    " 1",
-    "1 ",
-    "1_000",
-    "+1",
-    "0x1",
-    "1,5",
-    "\\u0661",
-    "\\uff11",
-    "1\\u0000",
-    "\\ud800",
-]
-
-
-@pytest.mark.parametrize(
-    "number", [*TOO_GREAT, *TOO_FINE, *TOO_LONG, *OTHER_JSON, *(f'"{text}"' for text in OTHER_STRINGS)]
-)
-@pytest.mark.parametrize("name", ["value", "unit_price"])
-def test_other_values_are_refused_precisely(number: str, name: str):
-    body = dump([event({name: "V"})]).replace(b'"V"', number.encode())
-    unreadable = only_unreadable(read(body, JSON, NOW))
-    assert unreadable.code == "invalid_value"
-    assert unreadable.detail.startswith(f"data.{name} must be a finite decimal number of at most 18 digits before")
-
-
-# Times
-
-
-@pytest.mark.parametrize(
-    ("time", "at"),
-    [
-        ("2026-01-31T23:59:59Z", datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)),
-        ("2026-01-31t23:59:59.5z", datetime(2026, 1, 31, 23, 59, 59, 500_000, UTC)),
-        ("2026-02-01T01:30:00+02:00", datetime(2026, 1, 31, 23, 30, tzinfo=UTC)),
-        ("2026-01-31T20:00:00-03:30", datetime(2026, 1, 31, 23, 30, tzinfo=UTC)),
-        ("2026-01-31T23:59:59-00:00", datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)),
-        ("0002-01-01T00:00:00Z", datetime(2, 1, 1, tzinfo=UTC)),
-    ],
-)
-def test_times_come_out_in_utc(time: str, at: datetime):
-    measurement = only_measurement(read_json([event(time=time)]))
-    assert measurement.at == at
-    assert measurement.at.tzinfo is UTC
-
-
-def test_a_missing_time_is_the_time_of_receipt_in_utc():
-    received_at = NOW.astimezone(timezone(timedelta(hours=5)))
-    measurement = only_measurement(read(dump([event(time=ABSENT)]), JSON, received_at))
-    assert measurement.at == NOW
-    assert measurement.at.tzinfo is UTC
-
-
-NO_ZONE = ["2026-01-31T23:59:59", "2026-01-31"]
-NO_INSTANT = [
-    "",
-    "now",
-    "2026-02-30T00:00:00Z",
-    "2026-01-31T24:00:00Z",
-    "2026-01-31T23:59:59Z\n",
-    "\uff12026-01-31T00:00:00Z",
-]
-NOT_IN_UTC_CALENDAR = [
-    "0001-01-01T00:00:00+01:00",
-    "0001-12-31T23:59:59Z",
-    "9998-01-01T00:00:00Z",
-    "9999-12-31T23:59:59-01:00",
-]
-NO_STRING = [1_700_000_000, 1.5, True, ["2026-01-31T23:59:59Z"]]
-
-
-@pytest.mark.parametrize("time", [*NO_ZONE, *NO_INSTANT, *NOT_IN_UTC_CALENDAR, *NO_STRING])
-def test_a_time_that_is_no_instant_is_refused(time: object):
-    unreadable = only_unreadable(read_json([event(time=time)]))
-    assert unreadable.code == "invalid_time"
-    assert unreadable.detail.startswith("time must be an RFC 3339 instant with a zone, as 2026-01-31T23:59:59Z")
-
-
-# Texts
-
-TEXTS = ["id", "subject", "type", "source", "data.kind", "data.resource", "data.agent"]
-KEYS = ["id", "subject", "type"]
-
-
-def with_text(path: str, text: object) -> dict[str, Any]:
-    name = path.removeprefix("data.")
-    return event({name: text}) if path.startswith("data.") else event(**{name: text})
-
-
-@pytest.mark.parametrize("path", TEXTS)
-@pytest.mark.parametrize("character", ["x", "é", "漢", "😀"])
-def test_a_text_may_be_as_long_as_the_limit_in_characters(path: str, character: str):
-    assert read_json([with_text(path, character * MAX_TEXT_CHARACTERS)]).unreadable == []
-    unreadable = only_unreadable(read_json([with_text(path, character * (MAX_TEXT_CHARACTERS + 1))]))
-    assert unreadable.code == "text_too_long"
-    assert unreadable.detail == f"{path} must have at most {MAX_TEXT_CHARACTERS} characters"
-
-
-@pytest.mark.parametrize("path", TEXTS)
-@pytest.mark.parametrize("text", ["a\0b", "\0", "\ud800", "\udc00x", "\udc00\ud800", "x\ud800\ud800"])
-def test_a_text_that_cannot_be_stored_is_refused(path: str, text: str):
-    unreadable = only_unreadable(read_json([with_text(path, text)]))
-    assert unreadable.code == "text_not_storable"
-    assert unreadable.detail.startswith(f"{path} must ")
-
-
-@pytest.mark.parametrize("path", TEXTS)
-@pytest.mark.parametrize("value", [1, 1.5, True, [], {}, ["x"]])
-def test_a_text_that_is_no_string_is_refused(path: str, value: object):
-    unreadable = only_unreadable(read_json([with_text(path, value)]))
-    assert (unreadable.code, unreadable.detail) == ("invalid_field", f"{path} must be a string")
-
-
-@pytest.mark.parametrize("path", KEYS)
-@pytest.mark.parametrize("text", ["", " ", "\t\n", "\u00a0\u2003"])
-def test_a_key_must_not_be_blank(path: str, text: str):
-    unreadable = only_unreadable(read_json([with_text(path, text)]))
-    assert (unreadable.code, unreadable.detail) == ("text_empty", f"{path} must not be empty")
-
-
-@pytest.mark.parametrize("text", ["a\\b", 'a"b', " x ", "a/b", "a\u2028b", "null", "\U0001f600\U0010ffff"])
-def test_any_other_text_is_kept_as_it_is(text: str):
-    sent = event({"kind": text, "resource": text, "agent": text}, id=text, source=text, subject=text, type=text)
-    read_back = only_measurement(read_json([sent]))
-    kept = [
-        read_back.sender_id,
-        read_back.customer,
-        read_back.meter,
-        read_back.kind,
-        read_back.resource,
-        read_back.agent,
-    ]
-    assert kept == [text] * 6
-    assert read_back.source == f"events:{text}"
 
 
 # Refusals
@@ -522,16 +296,6 @@ def test_a_line_that_is_nested_too_deeply_leaves_its_neighbours_alone():
 
 # Binary mode
 
-HEADERS = {
-    "CE-SpecVersion": "1.0",
-    "ce-id": "e1",
-    "ce-source": "/gateway",
-    "ce-subject": "acme",
-    "ce-type": "tokens",
-    "ce-time": "2026-02-03T04:05:06.789Z",
-    "Content-Type": "application/json",
-    "X-Other": "1",
-}
 DATA = dump(event()["data"])
 
 
@@ -586,87 +350,3 @@ def test_binary_mode_refuses_as_structured_mode_and_keeps_what_can_be_read_again
 def test_binary_mode_refuses_deep_bodies():
     with pytest.raises(TooLarge):
         read_binary(HEADERS, b"[" * 100_000, NOW)
-
-
-# Anything
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=[])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
-member_values = json_values | st.sampled_from(["1.0", "2026-01-01T00:00:00Z", "1e3", "", " ", "x" * 300, ABSENT])
-near_events = st.builds(
-    lambda data, attributes: event(data, **attributes),
-    st.dictionaries(
-        st.sampled_from(["value", "kind", "resource", "agent", "unit_price", "x"]), member_values, max_size=2
-    ),
-    st.dictionaries(
-        st.sampled_from(["id", "source", "specversion", "subject", "type", "time", "data", "data_base64", "x"]),
-        member_values,
-        max_size=2,
-    ),
-)
-content_types = st.sampled_from([JSON, ONE, MANY, LINES, "", "text/plain; charset=utf-8"])
-
-
-@given(st.lists(near_events | json_values, max_size=6), content_types)
-def test_every_item_is_accounted_for(items: list[Any], content_type: str):
-    as_lines = content_type == LINES
-    body = b"\n".join(map(dump, items)) if as_lines else dump(items)
-    batch = read(body, content_type, NOW)
-    if as_lines and not items:
-        assert only_unreadable(batch).code == "not_json"
-        return
-    assert len(batch.measurements) == len(batch.indexes)
-    assert sorted([*batch.indexes, *(item.index for item in batch.unreadable)]) == list(range(len(items)))
-    for item in batch.unreadable:
-        assert item.raw.replace(b" ", b"") == dump(items[item.index]).replace(b" ", b"")
-        assert item.code
-        assert item.detail
-
-
-@given(st.lists(near_events, max_size=6), st.sampled_from([JSON, MANY]), st.booleans())
-@example([event(source=" "), event(source="")], MANY, True)
-@example([event(source=" "), event(source="")], JSON, True)
-def test_all_gears_read_the_same(items: list[dict[str, Any]], content_type: str, ascii_only: bool):
-    texts = [json.dumps(item, ensure_ascii=ascii_only).encode(errors="surrogatepass") for item in items]
-    whole = read(b"[" + b",".join(texts) + b"]", content_type, NOW)
-    one_by_one = read(b"[" + b",".join([*texts, b"0"]) + b"]", content_type, NOW)
-    examined = read(b"[" + b",".join([*texts, b'"\\u0000"']) + b"]", content_type, NOW)
-    for other in (one_by_one, examined):
-        assert repr(other.measurements) == repr(whole.measurements)  # to the digit: Decimal("1") equals Decimal("1.0")
-        assert other.indexes == whole.indexes
-        assert other.unreadable[:-1] == whole.unreadable
-
-
-@given(st.binary() | st.text('[]{},:"\\ud81e+-.0\n ').map(str.encode), content_types, st.integers(1, 100))
-@example(b'[{"id":"\xf0"}]', JSON, 1)
-@example(b'{"id":"\\ud800', ONE, 1)
-def test_no_bytes_raise_anything_but_too_large(body: bytes, content_type: str, max_events: int):
-    try:
-        batch = read(body, content_type, NOW, max_events=max_events)
-    except TooLarge:
-        return
-    assert len(batch.measurements) == len(batch.indexes)
-    assert len(batch.measurements) + len(batch.unreadable) <= max_events
-
-
-@given(
-    st.dictionaries(st.text(st.characters(max_codepoint=255), max_size=8).map("ce-{}".format), st.text(max_size=8))
-    | st.dictionaries(st.sampled_from(list(HEADERS)), st.text(max_size=8)),
-    st.binary(max_size=20) | json_values.map(dump),
-)
-def test_no_headers_raise_anything(headers: dict[str, str], body: bytes):
-    batch = read_binary({**HEADERS, **headers}, body, NOW)
-    assert len(batch.measurements) + len(batch.unreadable) == 1
-
-
-@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**17), max_value=10**17, places=12))
-def test_any_number_of_sensible_size_is_read_exactly(number: Decimal):
-    body = dump(event({"value": "V"})).replace(b'"V"', str(number).encode())
-    assert only_measurement(read(body, JSON, NOW)).value == number

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tallystick.metering.sources.values import (
     MAX_DECIMAL_PLACES,
     MAX_INTEGER_DIGITS,
     InvalidValue,
+    check_unit_price,
     check_value,
     parse_value,
 )
+from tallystick.pricing.functions import MAX_PRICE
 
 
 @pytest.mark.parametrize(
@@ -83,3 +86,16 @@ def test_any_decimal_is_kept_exactly_or_refused(value: Decimal):
 def test_values_that_are_not_finite_or_not_small_are_refused(value: Decimal):
     with pytest.raises(InvalidValue):
         check_value(value)
+
+
+@given(st.decimals(-(10**13), 10**13, places=MAX_DECIMAL_PLACES) | st.sampled_from([MAX_PRICE, -MAX_PRICE]))
+@example(MAX_PRICE + Decimal("1e-15"))
+@example(Decimal(f"1000000000000.{'0' * 29}1"))  # more digits than a Decimal's own arithmetic looks at
+def test_a_unit_price_ends_where_every_price_does(price: Decimal):
+    if -(10**12) <= Fraction(price) <= 10**12:
+        assert check_unit_price(price) is price
+    else:
+        with pytest.raises(InvalidValue) as refusal:
+            check_unit_price(price)
+        assert refusal.value.field == "unit_price"
+        assert refusal.value.detail == "unit_price must be from -1000000000000 to 1000000000000"

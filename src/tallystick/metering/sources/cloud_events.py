@@ -25,7 +25,15 @@ from msgspec import Meta
 from tallystick.kernel.errors import InvalidInput, TooLarge
 from tallystick.kernel.text import MAX_TEXT_CHARACTERS, check_key, check_text
 from tallystick.metering.model import Batch, Measurement, Unreadable
-from tallystick.metering.sources.values import EARLIEST, LATEST, MAX_INTEGER_DIGITS, InvalidValue, Refused, parse_value
+from tallystick.metering.sources.values import (
+    EARLIEST,
+    LATEST,
+    MAX_INTEGER_DIGITS,
+    InvalidValue,
+    Refused,
+    check_unit_price,
+    parse_value,
+)
 
 SOURCE = "events"
 
@@ -279,7 +287,7 @@ def _measurement(event: _Event, received_at: datetime) -> Measurement:
         data.kind or "",
         data.resource or "",
         data.agent or "",
-        price if price is None or type(price) is Decimal else _number(price),
+        None if price is None else check_unit_price(price if type(price) is Decimal else _number(price)),
     )
 
 
@@ -321,7 +329,7 @@ def _examine(raw: bytes, strict: bool, received_at: datetime) -> Measurement:
         kind=_text(data, "kind", "data.kind"),
         resource=_text(data, "resource", "data.resource"),
         agent=_text(data, "agent", "data.agent"),
-        unit_price=None if data.get("unit_price") is None else _quantity(data, "unit_price"),
+        unit_price=_unit_price(data),
     )
 
 
@@ -398,3 +406,9 @@ def _quantity(data: dict[str, Any], name: str) -> Decimal:
     if not isinstance(number, str):
         raise InvalidValue(f"data.{name}")
     return parse_value(number, f"data.{name}")
+
+
+def _unit_price(data: dict[str, Any]) -> Decimal | None:
+    if data.get("unit_price") is None:
+        return None
+    return check_unit_price(_quantity(data, "unit_price"), "data.unit_price")

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 from tallystick.kernel.errors import InvalidInput
+from tallystick.kernel.money import format_quantity
+from tallystick.pricing.functions import MAX_PRICE
 
 MAX_INTEGER_DIGITS = 18
 """Digits a value may have before the decimal point: what a signed 64-bit integer always holds."""
@@ -34,17 +36,20 @@ class Refused(InvalidInput):
         self.code = code
 
 
+_NUMBER_RULE = (
+    f"must be a finite decimal number of at most {MAX_INTEGER_DIGITS} digits before "
+    f"and {MAX_DECIMAL_PLACES} after the decimal point"
+)
+_UNIT_PRICE_RULE = f"must be from {format_quantity(-MAX_PRICE)} to {format_quantity(MAX_PRICE)}"
+
+
 class InvalidValue(InvalidInput):
-    """A quantity or unit price is not a number, or has more digits than are kept."""
+    """A quantity or unit price is not a number, has more digits than are kept, or is beyond what a price may be."""
 
     code = "invalid_value"
 
-    def __init__(self, field: str) -> None:
-        super().__init__(
-            f"{field} must be a finite decimal number of at most {MAX_INTEGER_DIGITS} digits before "
-            f"and {MAX_DECIMAL_PLACES} after the decimal point",
-            field=field,
-        )
+    def __init__(self, field: str, rule: str = _NUMBER_RULE) -> None:
+        super().__init__(f"{field} {rule}", field=field)
 
 
 def parse_value(text: str, field: str = "value") -> Decimal:
@@ -78,3 +83,13 @@ def check_value(value: Decimal, field: str = "value") -> Decimal:
     if exponent < -MAX_DECIMAL_PLACES:
         raise InvalidValue(field)
     return Decimal(f"{value:f}") if exponent > 0 else value
+
+
+def check_unit_price(price: Decimal, field: str = "unit_price") -> Decimal:
+    """``price``, a number as ``check_value`` leaves it, if it is no greater than any price, nor less than its opposite.
+
+    The largest value at this price is 10^36 microunits, and a ledger counts to 3.4 * 10^38. Raises ``InvalidValue``.
+    """
+    if not -MAX_PRICE <= price <= MAX_PRICE:
+        raise InvalidValue(field, _UNIT_PRICE_RULE)
+    return price

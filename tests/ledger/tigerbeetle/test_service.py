@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tallystick.billing.instructions import Instruction
-from tallystick.kernel.clock import TestClock
 from tallystick.kernel.ids import new_id
-from tallystick.ledger import delivery
 from tallystick.ledger.contract import LedgerUnavailable
-from tallystick.ledger.tigerbeetle_ledger import TigerBeetleLedger
+from tallystick.ledger.tigerbeetle import delivery
+from tallystick.ledger.tigerbeetle.engine import TigerBeetleLedger
 from tallystick.ledger.wallets import InsufficientCredits
-from tallystick.service import Service, open_service
-from tallystick.settings import Settings
-from tests.ledger.tigerbeetle_server import CLUSTER_ID, Server, given_binary, running
+from tallystick.service import Service
+from tests.ledger.services import NOW, StartService
+from tests.ledger.tigerbeetle.server import CLUSTER_ID, Server
 from tests.metering.books import (
     CREDITS,
     assert_books_hold,
@@ -33,43 +30,21 @@ from tests.metering.books import (
     submit,
 )
 
-BINARY = given_binary()
-pytestmark = pytest.mark.skipif(BINARY is None, reason="no TigerBeetle: set TIGERBEETLE_BIN to its program")
-
-NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 CREDIT = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    assert BINARY is not None
-    with running(BINARY, tmp_path_factory.mktemp("tigerbeetle")) as started:
-        yield started
-
-
-Start = Callable[[], Any]
+@pytest.fixture
+def engine(server: Server) -> str:
+    """What the setting ``ledger`` says."""
+    return f"tigerbeetle://{CLUSTER_ID}@{server.address}"
 
 
 @pytest.fixture
-async def start(server: Server, database_url: str) -> AsyncIterator[Start]:
-    """Starts what one server process would."""
-    settings = Settings(database_pool_size=4, ledger=f"tigerbeetle://{CLUSTER_ID}@{server.address}")
-    async with AsyncExitStack() as services:
-
-        async def start() -> Service:
-            return await services.enter_async_context(open_service(settings, database_url, TestClock(NOW)))
-
-        yield start
-
-
-@pytest.fixture
-async def service(start: Start) -> AsyncIterator[Service]:
+async def service(service: Service) -> AsyncIterator[Service]:
     """A service. Whatever the test did with it, its books must hold in the end."""
-    started: Service = await start()
-    assert isinstance(started.ledger, TigerBeetleLedger)
-    yield started
-    await settled(started)
-    await assert_books_hold(started)
+    assert isinstance(service.ledger, TigerBeetleLedger)
+    yield service
+    await settled(service)
 
 
 async def settled(service: Service) -> None:
@@ -119,8 +94,8 @@ async def test_ten_of_fifty_bills_at_once_find_the_wallet_full_enough(service: S
     assert (await balance(service, customer)).wallet == 0
 
 
-async def test_two_services_share_one_ledger(service: Service, start: Start) -> None:
-    other = await start()
+async def test_two_services_share_one_ledger(service: Service, start_service: StartService) -> None:
+    other = await start_service()
     customer = await give_wallet(service, 10 * CREDIT)
     assert_ten_succeeded(await bill_all(customer, service, other))
 
@@ -147,10 +122,10 @@ async def test_the_same_key_gives_the_same_answer(service: Service) -> None:
 
 
 async def test_intake_goes_on_while_tigerbeetle_is_stopped_and_catches_up(
-    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+    server: Server, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 1)
-    service: Service = await start()
+    service = await start_service()
     await create_price(service)
     customer = await give_wallet(service, 10 * CREDIT)
     assert (await service.health.check(service.pool))["status"] == "healthy"
@@ -181,12 +156,12 @@ async def test_intake_goes_on_while_tigerbeetle_is_stopped_and_catches_up(
 
 
 async def test_a_service_starts_while_tigerbeetle_is_away(
-    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+    server: Server, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 1)
     server.kill()
     try:
-        service: Service = await start()
+        service = await start_service()
         customer = await create_customer(service, fresh("ada"))
         await create_price(service)
         assert (await submit(service, measurement(customer, 1))).accepted == 1

@@ -38,8 +38,6 @@ from psycopg import AsyncConnection
 
 from tallystick.database.pool import Pool
 from tallystick.kernel.clock import Clock
-from tallystick.ledger import promises
-from tallystick.ledger.chains import chain_start, chains
 from tallystick.ledger.contract import (
     BATCH_MAX,
     TRANSIENT,
@@ -54,8 +52,10 @@ from tallystick.ledger.contract import (
     no_accounts,
 )
 from tallystick.ledger.postgres import Columns, Journal
-from tallystick.ledger.promises import Lag, Waiting
-from tallystick.ledger.tigerbeetle import TigerBeetleClient
+from tallystick.ledger.tigerbeetle import promises
+from tallystick.ledger.tigerbeetle.chains import chain_start, chains
+from tallystick.ledger.tigerbeetle.client import TigerBeetleClient
+from tallystick.ledger.tigerbeetle.promises import Lag, Waiting
 
 CATCH_UP_SECONDS = 10
 """How long somebody waits for what was promised before."""

@@ -20,8 +20,6 @@ from uuid import UUID
 import structlog
 from tigerbeetle import bindings
 
-from tallystick.ledger.addresses import parse_addresses, resolve
-from tallystick.ledger.chains import chain_start
 from tallystick.ledger.contract import (
     AMOUNT_MAX,
     BATCH_MAX,
@@ -34,6 +32,8 @@ from tallystick.ledger.contract import (
     Transfer,
     TransferFlags,
 )
+from tallystick.ledger.tigerbeetle.addresses import parse_addresses, resolve
+from tallystick.ledger.tigerbeetle.chains import chain_start
 
 IN_FLIGHT_MAX = 64
 """The most requests that one client has under way; further ones wait. Each holds up to 1 MiB until it is answered."""

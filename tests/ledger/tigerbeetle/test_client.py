@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from tigerbeetle import bindings
 
 from tallystick.kernel.errors import InvalidInput
-from tallystick.ledger.addresses import Cluster, parse_addresses, parse_cluster, resolve
-from tallystick.ledger.chains import chain_start, chains
 from tallystick.ledger.contract import (
     AMOUNT_MAX,
     BATCH_MAX,
@@ -31,11 +29,10 @@ from tallystick.ledger.contract import (
     Transfer,
     TransferFlags,
 )
-from tallystick.ledger.tigerbeetle import IN_FLIGHT_MAX, TigerBeetleClient, pack_accounts, pack_transfers
-from tests.ledger.tigerbeetle_server import CLUSTER_ID, Server, given_binary, running
-
-BINARY = given_binary()
-needs_server = pytest.mark.skipif(BINARY is None, reason="no TigerBeetle: set TIGERBEETLE_BIN to its program")
+from tallystick.ledger.tigerbeetle.addresses import Cluster, parse_addresses, parse_cluster, resolve
+from tallystick.ledger.tigerbeetle.chains import chain_start, chains
+from tallystick.ledger.tigerbeetle.client import IN_FLIGHT_MAX, TigerBeetleClient, pack_accounts, pack_transfers
+from tests.ledger.tigerbeetle.server import CLUSTER_ID, Server
 
 CUSTOMER = UUID(int=7)
 ids = st.uuids(allow_nil=True)
@@ -144,13 +141,6 @@ async def test_names_become_addresses() -> None:
 # With a server.
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    assert BINARY is not None
-    with running(BINARY, tmp_path_factory.mktemp("tigerbeetle")) as started:
-        yield started
-
-
 Connect = Callable[..., TigerBeetleClient]
 
 
@@ -177,7 +167,6 @@ def between(accounts: list[Account], count: int) -> list[Transfer]:
     return [Transfer(uuid4(), CUSTOMER, debit, credit, n, 1, 1) for n in range(count)]
 
 
-@needs_server
 async def test_a_batch_greater_than_the_cluster_takes_at_once_is_split(connect: Connect) -> None:
     """A cluster in development mode takes some 250 transfers: chains stay whole, and the answers are in order."""
     client = connect()
@@ -198,14 +187,12 @@ async def test_a_batch_greater_than_the_cluster_takes_at_once_is_split(connect: 
     assert found[accounts[0].id].debits_posted == sum(result.amount for result in results if result.stands)
 
 
-@needs_server
 async def test_too_many_transfers_are_refused(connect: Connect) -> None:
     client = connect()
     with pytest.raises(LedgerRefusal):
         await client.create_transfers(between(await some_accounts(client), BATCH_MAX + 1))
 
 
-@needs_server
 async def test_an_answer_that_the_contract_does_not_know_is_named(connect: Connect) -> None:
     client = connect()
     (transfer,) = between(await some_accounts(client), 1)
@@ -216,7 +203,6 @@ async def test_an_answer_that_the_contract_does_not_know_is_named(connect: Conne
         await client.create_accounts([Account(uuid4(), CUSTOMER, 0, 1)])
 
 
-@needs_server
 async def test_transfers_are_found_as_they_stand(connect: Connect) -> None:
     client = connect()
     (hold,) = between(await some_accounts(client), 1)
@@ -229,14 +215,12 @@ async def test_transfers_are_found_as_they_stand(connect: Connect) -> None:
     assert found == {hold.id: hold._replace(customer_id=nil), post.id: stands}
 
 
-@needs_server
 async def test_nothing_asked_is_nothing_sent(connect: Connect) -> None:
     client = connect()
     assert (await client.create_transfers([]), await client.lookup_accounts([])) == ([], {})
     await client.create_accounts([])
 
 
-@needs_server
 async def test_more_requests_than_may_be_under_way_wait_for_their_turn(connect: Connect) -> None:
     client = connect()
     accounts = await some_accounts(client)
@@ -244,7 +228,6 @@ async def test_more_requests_than_may_be_under_way_wait_for_their_turn(connect: 
     assert {result.status for results in answers for result in results} == {Status.CREATED}
 
 
-@needs_server
 async def test_a_cluster_that_does_not_answer_is_away_until_it_does(server: Server, connect: Connect) -> None:
     """What was sent is carried out late, nobody waits for ever, and who comes meanwhile is told at once."""
     client, patient = connect(timeout_seconds=1), connect()
@@ -265,7 +248,6 @@ async def test_a_cluster_that_does_not_answer_is_away_until_it_does(server: Serv
     assert await client.create_transfers(meanwhile) == [Result(Status.CREATED, n) for n in range(3)]
 
 
-@needs_server
 async def test_a_server_that_is_killed_and_started_again_has_kept_everything(server: Server, connect: Connect) -> None:
     client, impatient = connect(), connect(timeout_seconds=1)
     accounts = await some_accounts(client)
@@ -281,7 +263,6 @@ async def test_a_server_that_is_killed_and_started_again_has_kept_everything(ser
     assert await impatient.create_transfers(batch) == [Result(Status.EXISTS, n) for n in range(10)]
 
 
-@needs_server
 async def test_a_name_server_that_does_not_answer_is_asked_again(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +280,6 @@ async def test_a_name_server_that_does_not_answer_is_asked_again(
     assert await client.lookup_accounts([uuid4()]) == {}
 
 
-@needs_server
 async def test_closing_does_not_wait_for_answers(server: Server, connect: Connect) -> None:
     client = connect()
     accounts = await some_accounts(client)
@@ -317,7 +297,6 @@ async def test_closing_does_not_wait_for_answers(server: Server, connect: Connec
     await client.close()
 
 
-@needs_server
 async def test_whoever_gives_up_waiting_harms_nobody(server: Server, connect: Connect) -> None:
     client = connect()
     accounts = await some_accounts(client)
@@ -333,14 +312,12 @@ async def test_whoever_gives_up_waiting_harms_nobody(server: Server, connect: Co
     assert len(await client.lookup_accounts([account.id for account in accounts])) == 2
 
 
-@needs_server
 async def test_another_cluster_does_not_answer(connect: Connect) -> None:
     client = connect(CLUSTER_ID + 1, timeout_seconds=1)
     with pytest.raises(LedgerUnavailable, match=f"cluster {CLUSTER_ID + 1}"):
         await client.lookup_accounts([uuid4()])
 
 
-@needs_server
 async def test_a_client_whose_session_was_ended_gets_a_new_one(connect: Connect) -> None:
     """A cluster keeps 64 sessions: whoever is the 65th takes the place of the oldest."""
     client = connect()

@@ -23,8 +23,6 @@ from tallystick.database.queries import Queries, UuidArray
 from tallystick.kernel.errors import Conflict, TallyError
 from tallystick.kernel.ids import NIL, derived_id
 from tallystick.ledger import home
-from tallystick.ledger.addresses import Cluster
-from tallystick.ledger.chains import chain_start
 from tallystick.ledger.contract import (
     BATCH_MAX,
     Account,
@@ -35,9 +33,11 @@ from tallystick.ledger.contract import (
     TransferFlags,
 )
 from tallystick.ledger.postgres import Journal
+from tallystick.ledger.tigerbeetle.addresses import Cluster
+from tallystick.ledger.tigerbeetle.chains import chain_start
 
 if TYPE_CHECKING:  # it loads a native library
-    from tallystick.ledger.tigerbeetle import TigerBeetleClient
+    from tallystick.ledger.tigerbeetle.client import TigerBeetleClient
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
 

@@ -14,9 +14,9 @@ from tallystick.database.pool import open_pool
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import NIL
 from tallystick.ledger.contract import LedgerUnavailable
-from tallystick.ledger.promises import CHANNEL
-from tallystick.ledger.tigerbeetle import TigerBeetleClient
-from tallystick.ledger.tigerbeetle_ledger import TigerBeetleLedger
+from tallystick.ledger.tigerbeetle.client import TigerBeetleClient
+from tallystick.ledger.tigerbeetle.engine import TigerBeetleLedger
+from tallystick.ledger.tigerbeetle.promises import CHANNEL
 
 POLL_SECONDS = 2.0
 """How long something may lie that nobody has told of: an intent whose caller died, or what another process left."""
