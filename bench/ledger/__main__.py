@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -58,7 +59,8 @@ def measure(folder: Path, seconds: int, checkout: Path | None, console: Console)
     def run(name: str, load: Callable[[], Awaitable[list[Figure]]]) -> None:
         console.print(f"[bold]{name}[/]", highlight=False)
         try:
-            figures.extend(asyncio.run(_awaited(load)))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as `tally serve` runs
+                figures.extend(runner.run(_awaited(load)))
         except BenchError as error:
             failures.append(Failure(name, str(error)))
 

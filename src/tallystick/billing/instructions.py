@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -71,10 +71,10 @@ class Instruction:
         return fingerprint(self.type, self.customer, self.ledger, self.amount, self.description, self.credit_policy)
 
 
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """An instruction whose customer is known, and what it moves."""
+class _Due(NamedTuple):
+    """An instruction whose customer is known, with its place among those handed in, and what it moves."""
 
+    place: int
     instruction: Instruction
     movement: Movement
 
@@ -114,13 +114,13 @@ class Instructions:
         """
         payers = await self._payers(conn, instructions)
         due = [
-            _Due(instruction, Movement(instruction.id, payer, instruction.ledger, instruction.amount))
-            for instruction, payer in zip(instructions, payers, strict=True)
+            _Due(place, instruction, Movement(instruction.id, payer, instruction.ledger, instruction.amount))
+            for place, (instruction, payer) in enumerate(zip(instructions, payers, strict=True))
             if payer is not None
         ]
         answers = await self._move(conn, due)
-        await self._note(conn, [each for each in due if not isinstance(answers[each.movement.id], TallyError)])
-        return [answers.get(instruction.id) or _missing(instruction) for instruction in instructions]
+        await self._note(conn, [each for each in due if not isinstance(answers[each.place], TallyError)])
+        return [answers.get(place) or _missing(instruction) for place, instruction in enumerate(instructions)]
 
     async def _payers(self, conn: AsyncConnection, instructions: Sequence[Instruction]) -> list[Payer | None]:
         """Who is meant by each; nobody if the customer is missing, or is to be opened and exists."""
@@ -131,16 +131,18 @@ class Instructions:
         payers = {key: payer for key, (_, payer) in found.items()}
         return [opened.get(i.id) if i.type == "open" else payers.get(i.customer) for i in instructions]
 
-    async def _move(self, conn: AsyncConnection, due: list[_Due]) -> dict[UUID, Answer]:
+    async def _move(self, conn: AsyncConnection, due: list[_Due]) -> dict[int, Answer]:
+        """What comes of each, by its place."""
         async with conn.pipeline():
             await self._ledger.serialise(conn)
             left = await self._left(conn, due)
-        results: dict[UUID, Result] = {}
+        results: dict[int, Result] = {}
         for type_, move in self._moves.items():
-            movements = [each.movement for each in due if each.instruction.type == type_ and each.movement.amount]
-            results |= zip((movement.id for movement in movements), await move(conn, movements), strict=True)
+            moving = [each for each in due if each.instruction.type == type_ and each.movement.amount]
+            moved = await move(conn, [each.movement for each in moving])
+            results |= zip([each.place for each in moving], moved, strict=True)
         due.sort(key=lambda each: each.instruction.type == "bill")
-        return {each.movement.id: _settle(each, results.get(each.movement.id), left) for each in due}
+        return {each.place: _settle(each, results.get(each.place), left) for each in due}
 
     async def _left(self, conn: AsyncConnection, due: list[_Due]) -> _Standing:
         left: _Standing = {}

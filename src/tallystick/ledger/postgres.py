@@ -96,8 +96,7 @@ class PostgresLedger:
         if not serialised:
             cursor = await conn.execute(_SQL.accounts, _places(ids))
             return {account.id: account for account in _read_accounts(await cursor.fetchall())}
-        wanted = {(customer_id.int, account_id.int): (customer_id, account_id) for customer_id, account_id in ids}
-        found = await self._standing(conn, wanted, await self._journal.head(conn))
+        found = await self._standing(conn, ids, await self._journal.head(conn))
         return {account.id: account for account in found.values()}
 
     async def _load(self, conn: AsyncConnection, transfers: Sequence[Transfer]) -> tuple[Books, Head]:
@@ -130,23 +129,21 @@ class PostgresLedger:
             credit_id = transfer.credit_account_id
             touched[customer_id.int, debit_id.int] = customer_id, debit_id
             touched[customer_id.int, credit_id.int] = customer_id, credit_id
-        books.accounts = await self._standing(conn, touched, head)
+        books.accounts = await self._standing(conn, touched.values(), head)
 
-    async def _standing(
-        self, conn: AsyncConnection, wanted: dict[tuple[int, int], Place], head: Head
-    ) -> dict[int, Account]:
+    async def _standing(self, conn: AsyncConnection, wanted: Collection[Place], head: Head) -> dict[int, Account]:
         """The accounts that exist among those wanted, from memory as far as possible. Nobody else may post meanwhile.
 
         What is loaded here is not remembered: this transaction may have opened it, and may be taken back.
         """
         remembered = self._remembered.at(head)
         found = {
-            number: account
-            for customer, number in wanted
-            if (account := remembered.get(number)) is not None and account.customer_id.int == customer
+            account_id.int: account
+            for customer_id, account_id in wanted
+            if (account := remembered.get(account_id.int)) is not None and account.customer_id.int == customer_id.int
         }
         if len(found) < len(wanted):
-            missing = [place for (_, number), place in wanted.items() if number not in found]
+            missing = [place for place in wanted if place[1].int not in found]
             cursor = await conn.execute(_SQL.accounts, _places(missing))
             found |= {account.id.int: account for account in _read_accounts(await cursor.fetchall())}
         return found

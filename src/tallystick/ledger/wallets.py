@@ -84,8 +84,7 @@ class InsufficientCredits(TallyError):
     status = 402
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
+class Movement(NamedTuple):
     """An amount (microunits, signed where money may go back) that a cause moves in a payer's books.
 
     ``id`` is derived from the cause; ``cause_id`` names the movement that this one completes.
@@ -268,16 +267,18 @@ class Wallets:
         self, conn: AsyncConnection, customers: Iterable[UUID], ledger: int, *, serialised: bool = False
     ) -> dict[UUID, Left]:
         """What is left to many customers in one asset; nothing without accounts."""
-        left = dict.fromkeys(customers, Left(0, 0))
-        wanted = [
-            (customer_id, account_id(customer_id, ledger, code))
-            for customer_id in left
-            for code in (AccountCode.WALLET, AccountCode.ARREARS)
-        ]
-        for account in (await self._ledger.accounts(conn, wanted, serialised=serialised)).values():
-            balance, held = left[account.customer_id]
-            left[account.customer_id] = Left(balance + account.credit_balance, held + account.debits_pending)
-        return left
+        ids = {customer_id: _account_ids(customer_id, ledger) for customer_id in customers}
+        wanted = [(customer_id, owned[code]) for customer_id, owned in ids.items() for code in _LEFT]
+        found = await self._ledger.accounts(conn, wanted, serialised=serialised)
+        return {customer_id: _left([found.get(owned[code]) for code in _LEFT]) for customer_id, owned in ids.items()}
+
+
+_LEFT = (AccountCode.WALLET, AccountCode.ARREARS)
+
+
+def _left(accounts: Iterable[Account | None]) -> Left:
+    known = [account for account in accounts if account is not None]
+    return Left(sum([account.credit_balance for account in known]), sum([account.debits_pending for account in known]))
 
 
 def _balance(ledger: int, accounts: dict[AccountCode, Account | None]) -> Balance:
