@@ -18,7 +18,7 @@ run run-dev migrate psql: export TALLY_DATA_DIR := $(TALLY_DATA_DIR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one environment, one database
-.PHONY: help install install-dev demo run run-dev migrate psql test test-unit test-integration soak test-postgres15 \
+.PHONY: help install install-dev demo run run-dev migrate psql jwt test test-unit test-integration soak test-postgres15 \
         check check-all format format-check lint type-check security-scan pre-commit bench bench-full bench-ledger docs lock clean distclean
 
 help: ## List the tasks
@@ -37,6 +37,9 @@ migrate: install ## Bring the database to the newest schema
 	@$(BIN)/tally migrate
 psql: install ## Open a SQL prompt on the database
 	@$(BIN)/tally psql
+
+jwt: install ## Get a token from OIDC_ISSUER into jwt.txt (for CF_CLIENT_ID, CF_CLIENT_SECRET)
+	@$(BIN)/tally token --output jwt.txt
 
 ##@ Work on it
 

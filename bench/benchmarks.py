@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bench import workloads
+from bench import readings, samples, workloads
 from bench.client import BenchError, Reply, Request, Window, expect, render
 from bench.report import Figure, at_least, at_most, below
 from bench.sampling import by_group
@@ -384,6 +384,9 @@ BENCHMARKS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "flat": flat,
     "batches": batches,
     "singles": singles,
+    "remote_write": samples.remote_write,
+    "line_protocol": samples.line_protocol,
+    "reading": readings.reading,
     "bill": bill,
     "reads": reads,
     "start": start,

@@ -192,6 +192,8 @@ def _read_head(head: bytes) -> tuple[int, int]:
     """Status and body length of a response head."""
     if not head.startswith(b"HTTP/1.1 "):
         raise BenchError(f"not an HTTP/1.1 response: {head[:40]!r}")
+    if head.startswith(b"HTTP/1.1 204 "):  # which has no body, and does not say so
+        return 204, 0
     at = head.lower().find(b"\r\ncontent-length:")
     if at < 0:
         raise BenchError("the service answered without Content-Length, which this client does not read")

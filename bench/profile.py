@@ -29,7 +29,7 @@ from bench.session import Bench, Options, add_arguments, open_bench
 
 SAMPLES_PER_SECOND: Final = 200
 MOST_ROWS: Final = 25
-LOADS: Final = ("batches", "singles", "bill")
+LOADS: Final = ("batches", "singles", "bill", "remote_write", "line_protocol")
 
 _FRAME = re.compile(r"(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)")
 

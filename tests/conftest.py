@@ -20,6 +20,8 @@ from hypothesis import settings
 from tallystick.database.embedded import EmbeddedPostgres
 from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
+from tests.doubles.capi import Capi
+from tests.doubles.oidc_provider import Provider
 
 POOL_SIZE = 4
 
@@ -68,6 +70,36 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     """Connections to this test's own database."""
     async with await open_pool(database_url, size=POOL_SIZE) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def oidc_process() -> Iterator[Provider]:
+    """An OpenID provider in a process of its own, for all tests."""
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def provider(oidc_process: Provider) -> Provider:
+    """The provider as it is when all is well."""
+    oidc_process.tell("reset")
+    return oidc_process
+
+
+@pytest.fixture(scope="session")
+def capi_process() -> Iterator[Capi]:
+    """A Cloud Foundry platform in a process of its own, for all tests."""
+    capi = Capi()
+    yield capi
+    capi.close()
+
+
+@pytest.fixture
+def capi(capi_process: Capi) -> Capi:
+    """The platform as it is when all is well, and empty."""
+    capi_process.tell("reset")
+    return capi_process
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-OUTSIDE_FIXTURES = frozenset({"database_server", "database", "database_url", "postgres", "server"})
+OUTSIDE_FIXTURES = frozenset(
+    {"database_server", "database", "database_url", "capi_process", "oidc_process", "postgres", "server"}
+)
 """The fixtures at the root of everything that leaves the process."""
 
 

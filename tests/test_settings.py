@@ -6,7 +6,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from tallystick.settings import Settings, default_data_dir
 
@@ -16,12 +16,17 @@ OTHER_NAMES = {
     "API_KEYS": ("api_keys", "a,b", "a,b"),
     "ADMIN_API_KEYS": ("admin_api_keys", "a,b", "a,b"),
     "CORS_ALLOWED_ORIGINS": ("cors_allowed_origins", "https://a.example", "https://a.example"),
+    "OIDC_ISSUER": ("oidc_issuer", "https://issuer.example/oauth/token", "https://issuer.example/oauth/token"),
+    "CF_CLIENT_ID": ("cf_client_id", "billing", "billing"),
+    "CF_CLIENT_SECRET": ("cf_client_secret", "a word", SecretStr("a word")),
+    "CF_API_URL": ("cf_api_url", "https://api.example", "https://api.example"),
     "OS_CREDITS_PRECISION": ("os_credits_precision", "3", 3),
     "VCPU_CREDIT_PER_HOUR": ("vcpu_credit_per_hour", "1.50", Decimal("1.5")),
     "RAM_CREDIT_PER_HOUR": ("ram_credit_per_hour", "0.3", Decimal("0.3")),
     "TIGERBEETLE_CLUSTER_ID": ("tigerbeetle_cluster_id", "7", 7),
     "TIGERBEETLE_HOST": ("tigerbeetle_host", "ledger.example", "ledger.example"),
     "TIGERBEETLE_PORT": ("tigerbeetle_port", "3001", 3001),
+    "PORTAL_AUTH_TOKEN": ("prometheus_token", "t", SecretStr("t")),
     "OS_CREDITS_PROJECT_WHITELIST": ("project_whitelist", "a;b", "a;b"),
 }
 """What the systems before called a setting; with ``TALLY_`` before it, it is always a name of it too."""
@@ -100,6 +105,13 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch, n
         ("TALLY_BUSINESS_ZONE", "Mars/Base"),
         ("TALLY_BUSINESS_ZONE", "../../etc/passwd"),
         ("TALLY_DEV", "perhaps"),
+        ("TALLY_OIDC_ISSUER", "issuer.example"),
+        ("TALLY_OIDC_ISSUER", "http://issuer.example"),
+        ("TALLY_OIDC_ISSUER", "https://user:word@issuer.example"),  # pragma: allowlist secret
+        ("TALLY_OIDC_CLOCK_SKEW_SECONDS", "-1"),
+        ("TALLY_OIDC_CLOCK_SKEW_SECONDS", "601"),
+        ("TALLY_CF_API_URL", "http://api.example"),
+        ("TALLY_CF_API_URL", "https://api.example/?a=b"),
         ("TALLY_MAX_BODY_BYTES", "0"),
         ("TALLY_MAX_EVENTS", "0"),
         ("TALLY_OS_CREDITS_PRECISION", "7"),
@@ -117,6 +129,11 @@ def test_a_wrong_value_is_refused_and_its_variable_named(
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert [fault["loc"] for fault in refused.value.errors()] == [(name,)]
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CF_CLIENT_SECRET", "swordfish")
+    assert "swordfish" not in repr(Settings())
 
 
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,17 @@ import psycopg
 import typer
 
 import tallystick
-from tallystick.commands import console, customers, ledger, prices, quarantine
+from tallystick.commands import console, customers, jobs, ledger, prices, quarantine
 from tallystick.commands.database import migrate, psql
 from tallystick.commands.importing import import_files
 from tallystick.commands.options import ExitCode, Json
 from tallystick.commands.proof import explain, verify
+from tallystick.commands.pull import pull_usage
 from tallystick.commands.serve import serve
+from tallystick.commands.sweep import sweep
+from tallystick.commands.token import token
+from tallystick.commands.usage import usage
+from tallystick.commands.worker import worker
 from tallystick.database.embedded import DataFolderInUse
 from tallystick.demo.play import demo
 from tallystick.kernel.errors import InvalidInput, TallyError
@@ -40,14 +45,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(serve)
+app.command()(worker)
 app.command()(demo)
 app.command("import")(import_files)
+app.command("pull")(pull_usage)
+app.command()(sweep)
 app.add_typer(customers.app, name="customers")
 app.add_typer(prices.app, name="prices")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(jobs.app, name="jobs")
+app.command()(usage)
 app.command()(verify)
 app.command()(explain)
+app.command()(token)
 app.command()(migrate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(psql)
 

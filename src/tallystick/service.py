@@ -6,16 +6,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from tallystick.billing.agreements import Agreements, Tiers
 from tallystick.billing.bills import Bills
 from tallystick.billing.instructions import Instructions
 from tallystick.billing.transactions import Transactions
+from tallystick.billing.usage_tree import UsageTrees
+from tallystick.customers.hierarchy import Hierarchy
 from tallystick.customers.service import Customers
 from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
-from tallystick.jobs.schedule import Schedule
-from tallystick.kernel.clock import Clock, SystemClock
+from tallystick.jobs import measuring
+from tallystick.jobs.books_clock import hurried, moving_clock, standing_clock
+from tallystick.jobs.due import Dues
+from tallystick.jobs.kinds import Kind
+from tallystick.jobs.measuring import Measuring
+from tallystick.jobs.metrics import job_metrics
+from tallystick.jobs.pruning import Pruning
+from tallystick.jobs.queue import Jobs
+from tallystick.jobs.rehearsal import Rehearsal
+from tallystick.jobs.schedule import SCHEDULE
+from tallystick.jobs.timetable import Timetable
+from tallystick.jobs.worker import Worker
+from tallystick.kernel.clock import Clock, TestClock
+from tallystick.kernel.errors import InvalidInput
 from tallystick.ledger import home
 from tallystick.ledger.assets import Assets
 from tallystick.ledger.contract import Ledger
@@ -27,13 +42,23 @@ from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.rates import DisplayRates
 from tallystick.ledger.wallets import Wallets
 from tallystick.metering.charges import Charges
+from tallystick.metering.cloud_foundry import install_cloud_foundry_meters
 from tallystick.metering.directory import Directories
 from tallystick.metering.intake import Intake
 from tallystick.metering.openstack import install_openstack_meters
+from tallystick.metering.readings import Readings
+from tallystick.metering.resources import Resources
+from tallystick.metering.series import open_series
 from tallystick.metering.service import IntakeQueue, Meters
+from tallystick.metering.sources.cloud_foundry import CloudFoundry
+from tallystick.metering.sources.cloud_foundry_client import Account
+from tallystick.metering.sources.prometheus import Reader
 from tallystick.metering.waiting import Settlement
 from tallystick.operations.explain import Explain
 from tallystick.operations.health import Health
+from tallystick.operations.metrics import Metrics, Source, ignored_samples
+from tallystick.operations.stats import Stats
+from tallystick.operations.traffic import Traffic
 from tallystick.operations.verify import Verify
 from tallystick.pricing.service import Pricing
 from tallystick.settings import Settings
@@ -50,10 +75,15 @@ class Service:
     assets: Assets
     display_rates: DisplayRates
     customers: Customers
+    hierarchy: Hierarchy
     pricing: Pricing
     meters: Meters
+    resources: Resources
+    cloud_foundry: CloudFoundry | None
+    readings: Readings
     wallets: Wallets
     intake: IntakeQueue
+    prometheus: Reader
     settlement: Settlement
     desk: Desk
     instructions: Instructions
@@ -64,28 +94,58 @@ class Service:
     exchanges: Exchanges
     charges: Charges
     bills: Bills
+    usage_trees: UsageTrees
     transactions: Transactions
     explain: Explain
     verify: Verify
     health: Health
-    schedule: Schedule
-    """What falls due by time. `tally serve` runs it; tests run it by hand."""
+    traffic: Traffic
+    """Counts what passes the HTTP surface."""
+    metrics: Metrics
+    stats: Stats
+    due: Dues
+    """What has a time of its own. `tally serve` looks after it; tests have it done by hand."""
+    jobs: Jobs
+    worker: Worker
+    rehearsal: Rehearsal | None
+    """Moves the test clock, for the service that was opened to do so."""
     proving: asyncio.Lock
     """Held while the books are verified on somebody's request: it reads all of them."""
 
+    @asynccontextmanager
+    async def at_work(self, *, worker: bool) -> AsyncIterator[None]:
+        """Meanwhile things happen by time: what falls due, and jobs, unless a ``worker`` elsewhere runs them."""
+        async with AsyncExitStack() as duties:
+            if self.rehearsal is not None:
+                await duties.enter_async_context(self.rehearsal.running())
+            else:
+                await duties.enter_async_context(self.due.running())
+                if worker:
+                    await duties.enter_async_context(self.worker.running())
+            yield
+
 
 @asynccontextmanager
-async def open_service(settings: Settings, url: str, clock: Clock | None = None) -> AsyncIterator[Service]:
-    """Migrates the database at ``url``, opens everything, finishes what was left half done; closes it in the end."""
-    clock = clock or SystemClock()
+async def open_service(
+    settings: Settings, url: str, clock: Clock | None = None, *, rehearse_from: datetime | None = None
+) -> AsyncIterator[Service]:
+    """Migrates the database at ``url``, opens everything, finishes what was left half done; closes it in the end.
+
+    Without a ``clock``, the service lives by that of the books. With ``rehearse_from`` they live by a test clock, which
+    this service moves; new books begin there.
+    """
     await asyncio.to_thread(migrate, url)
-    pool = await open_pool(url, size=settings.database_pool_size)
-    ledgers = AsyncExitStack()
-    try:
+    async with AsyncExitStack() as resources:
+        moving = None
+        if rehearse_from is not None:
+            moving = await resources.enter_async_context(moving_clock(url, rehearse_from))
+        pool = await open_pool(hurried(url) if moving else url, size=settings.database_pool_size)
+        resources.push_async_callback(pool.close)
         async with pool.connection() as conn, conn.transaction():
             await home.enter(conn, settings.tigerbeetle)
-        ledger = await ledgers.enter_async_context(_open_ledger(settings, clock, url))
-        service = _assemble(settings, clock, pool, ledger)
+            clock = clock or moving or await standing_clock(conn)
+        ledger = await resources.enter_async_context(_open_ledger(settings, clock, url))
+        service = _assemble(settings, clock, pool, ledger, moving)
         async with pool.connection() as conn, conn.transaction():
             await install_openstack_meters(
                 conn,
@@ -95,6 +155,8 @@ async def open_service(settings: Settings, url: str, clock: Clock | None = None)
                 ram_credit_per_hour=settings.ram_credit_per_hour,
                 precision=settings.os_credits_precision,
             )
+            if service.cloud_foundry is not None:
+                await install_cloud_foundry_meters(conn, service.meters)
         await service.settlement.settle()
         await service.intake.start()
         await service.desk.group.start()
@@ -103,9 +165,6 @@ async def open_service(settings: Settings, url: str, clock: Clock | None = None)
         finally:
             await service.intake.stop()
             await service.desk.group.stop()
-    finally:
-        await ledgers.aclose()
-        await pool.close()
 
 
 @asynccontextmanager
@@ -121,31 +180,58 @@ async def _open_ledger(settings: Settings, clock: Clock, url: str) -> AsyncItera
         yield ledger
 
 
-def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger) -> Service:
+def cloud_foundry_of(settings: Settings) -> CloudFoundry | None:
+    """The Cloud Foundry platform that the settings name. Raises ``InvalidInput`` if they do not name its account."""
+    url, client_id, secret = settings.cf_api_url, settings.cf_client_id, settings.cf_client_secret
+    if url is None:
+        return None
+    if client_id is None or secret is None:
+        names = {"TALLY_CF_CLIENT_ID": client_id, "TALLY_CF_CLIENT_SECRET": secret}
+        missing = " and ".join(name for name, value in names.items() if value is None)
+        raise InvalidInput(f"TALLY_CF_API_URL needs {missing} too")
+    return CloudFoundry(Account(url, client_id, secret.get_secret_value()))
+
+
+def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, moving: TestClock | None) -> Service:
     wallets = Wallets(ledger)
     desk = Desk(pool, clock)
     assets = Assets()
+    display_rates = DisplayRates(clock, assets)
     customers = Customers(clock)
+    hierarchy = Hierarchy()
     pricing = Pricing(clock, customers)
     directories = Directories(clock, pricing, customers)
     charges = Charges()
+    traffic = Traffic()
     intake = IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets))
+    resources = Resources(clock, customers)
+    cloud_foundry = cloud_foundry_of(settings)
     instructions = Instructions(desk, customers, ledger, wallets)  # first: it creates customers, before any posts
     holds = Holds(clock, desk, ledger, wallets, customers.find)
     grants = Grants(clock, desk, ledger, wallets, customers.find)
     agreements = Agreements(clock, desk, customers, ledger, grants)
+    due = Dues(pool, clock, {"agreements": agreements, "grants": grants, "holds": holds})
+    readings = Readings(pool, clock, intake, resources, [cloud_foundry] if cloud_foundry else [])
+    jobs = _jobs(settings, clock, pool, readings)
+    timetable = Timetable(SCHEDULE, settings.zone)
+    prometheus = Reader(open_series(settings.series_file, settings.whitelist))
     return Service(
         settings=settings,
         clock=clock,
         pool=pool,
         ledger=ledger,
         assets=assets,
-        display_rates=DisplayRates(clock, assets),
+        display_rates=display_rates,
         customers=customers,
+        hierarchy=hierarchy,
         pricing=pricing,
         meters=Meters(clock, pricing),
+        resources=resources,
+        cloud_foundry=cloud_foundry,
+        readings=readings,
         wallets=wallets,
         intake=intake,
+        prometheus=prometheus,
         settlement=Settlement(pool, pricing, wallets),
         desk=desk,
         instructions=instructions,
@@ -156,10 +242,45 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger) -> S
         exchanges=Exchanges(clock, desk, ledger, wallets, customers.find),
         charges=charges,
         bills=Bills(clock, settings.zone, customers, charges),
+        usage_trees=UsageTrees(clock, customers, hierarchy, assets, display_rates),
         transactions=Transactions(clock),
         explain=Explain(pricing),
         verify=Verify(pricing, ledger, pool),
         health=Health(intake, ledger),
-        schedule=Schedule(pool, clock, {"agreements": agreements, "grants": grants, "holds": holds}),
+        traffic=traffic,
+        metrics=Metrics(pool, intake, desk, ledger, traffic, _sources(settings, jobs, prometheus)),
+        stats=Stats(intake),
+        due=due,
+        jobs=jobs,
+        worker=_worker(settings, clock, pool, jobs, timetable),
+        rehearsal=Rehearsal(pool, moving, due, jobs, timetable) if moving else None,
         proving=asyncio.Lock(),
     )
+
+
+def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings) -> Jobs:
+    """The queue, and all kinds of jobs."""
+    kinds = [
+        Kind(measuring.NAME, Measuring(readings).run),
+        Kind("prune-jobs", Pruning(pool, clock, keep_days=settings.keep_jobs_days).run),
+    ]
+    return Jobs(pool, kinds, attempts=settings.job_attempts, first_pause_seconds=settings.job_retry_seconds)
+
+
+def _worker(settings: Settings, clock: Clock, pool: Pool, jobs: Jobs, timetable: Timetable) -> Worker:
+    return Worker(
+        pool,
+        clock,
+        jobs,
+        timetable,
+        concurrency=settings.worker_concurrency,
+        lost_after_seconds=settings.worker_lost_seconds,
+    )
+
+
+def _sources(settings: Settings, jobs: Jobs, prometheus: Reader) -> list[Source]:
+    """Of metrics that are asked for at each scrape."""
+    return [
+        job_metrics(jobs.names, lost_after_seconds=settings.worker_lost_seconds),
+        ignored_samples(prometheus),
+    ]

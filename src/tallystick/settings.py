@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tallystick.access.oidc import check_issuer
 from tallystick.kernel.errors import InvalidInput
 from tallystick.ledger.tigerbeetle.addresses import (
     CLUSTER_ID_MAX,
@@ -20,6 +21,7 @@ from tallystick.ledger.tigerbeetle.addresses import (
     parse_addresses,
     parse_cluster,
 )
+from tallystick.metering.sources.cloud_foundry_client import check_api_url
 
 POSTGRES = "postgres"
 """The setting ``ledger`` for balances in the database itself."""
@@ -70,10 +72,33 @@ class Settings(BaseSettings):
     dev: bool = Field(False, validation_alias=_named("DEV"))
     """Open to everybody on loopback, without keys. ``tally serve --dev`` sets it."""
 
+    worker: bool = Field(True, validation_alias=_named("WORKER"))
+    """Whether ``tally serve`` runs jobs. If not, ``tally worker`` does."""
+    worker_concurrency: int = Field(4, ge=1, le=50, validation_alias=_named("WORKER_CONCURRENCY"))
+    """Jobs that one worker runs at a time."""
+    worker_lost_seconds: int = Field(30, ge=1, le=3600, validation_alias=_named("WORKER_LOST_SECONDS"))
+    """How long a worker may give no sign of life before others take its jobs over."""
+    job_attempts: int = Field(10, ge=1, le=100, validation_alias=_named("JOB_ATTEMPTS"))
+    """How often a job is tried before it is dead."""
+    job_retry_seconds: int = Field(2, ge=0, le=3600, validation_alias=_named("JOB_RETRY_SECONDS"))
+    """The pause after a job's first failure; each further one is twice as long, up to an hour."""
+    keep_jobs_days: int = Field(30, ge=1, le=3660, validation_alias=_named("KEEP_JOBS_DAYS"))
+    """How long jobs that succeeded are kept."""
+
     api_keys: str = Field("", validation_alias=_named("API_KEYS", "API_KEYS"))
     """Comma-separated bearer keys. Once set, callers must present one, with ``--dev`` too."""
     admin_api_keys: str = Field("", validation_alias=_named("ADMIN_API_KEYS", "ADMIN_API_KEYS"))
     """Comma-separated bearer keys of administrators."""
+    oidc_issuer: str | None = Field(None, validation_alias=_named("OIDC_ISSUER", "OIDC_ISSUER"))
+    """The issuer whose tokens open ``/admin``, as they name it. Once set, callers must show one, with ``--dev`` too."""
+    oidc_clock_skew_seconds: int = Field(60, ge=0, le=600, validation_alias=_named("OIDC_CLOCK_SKEW_SECONDS"))
+    """How much the issuer's clock may differ from ours."""
+    cf_client_id: str | None = Field(None, validation_alias=_named("CF_CLIENT_ID", "CF_CLIENT_ID"))
+    """The platform's name for this service: the audience of tokens, and who asks for one with ``tally token``."""
+    cf_client_secret: SecretStr | None = Field(None, validation_alias=_named("CF_CLIENT_SECRET", "CF_CLIENT_SECRET"))
+    """The secret that belongs to it."""
+    cf_api_url: str | None = Field(None, validation_alias=_named("CF_API_URL", "CF_API_URL"))
+    """The API of the Cloud Foundry platform whose apps and services are read."""
     cors_allowed_origins: str = Field("", validation_alias=_named("CORS_ALLOWED_ORIGINS", "CORS_ALLOWED_ORIGINS"))
     """Comma-separated origins whose pages may call."""
 
@@ -97,7 +122,13 @@ class Settings(BaseSettings):
     project_whitelist: str | None = Field(
         None, validation_alias=_named("OS_CREDITS_PROJECT_WHITELIST", "OS_CREDITS_PROJECT_WHITELIST")
     )
-    """Semicolon-separated projects whose lines ``/write`` records; all if unset."""
+    """Semicolon-separated projects whose usage ``/write`` records, and Prometheus' sources; all if unset."""
+    series_file: Path | None = Field(None, validation_alias=_named("SERIES_FILE"))
+    """Rules that say which series of Prometheus are usage; without it, those of the OpenStack exporter."""
+    prometheus_url: str | None = Field(None, validation_alias=_named("PROMETHEUS_URL"))
+    """The Prometheus that ``tally pull`` asks."""
+    prometheus_token: SecretStr | None = Field(None, validation_alias=_named("PORTAL_AUTH_TOKEN", "PORTAL_AUTH_TOKEN"))
+    """The bearer token that it is shown."""
 
     @field_validator("ledger")
     @classmethod
@@ -114,6 +145,20 @@ class Settings(BaseSettings):
             if "," in host:
                 raise ValueError("it must be one host; TALLY_LEDGER takes several addresses")
         return host
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _askable_issuer(cls, url: str | None) -> str | None:
+        if url is not None:
+            _readable(lambda: check_issuer(url))
+        return url
+
+    @field_validator("cf_api_url")
+    @classmethod
+    def _readable_platform(cls, url: str | None) -> str | None:
+        if url is not None:
+            _readable(lambda: check_api_url(url))
+        return url
 
     @field_validator("business_zone")
     @classmethod

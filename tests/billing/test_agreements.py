@@ -71,7 +71,7 @@ class Office:
     async def pass_(self, time: timedelta) -> tuple[int, int]:
         """Lets time pass; how many agreements and grants were due."""
         self.clock.advance(time)
-        done = await self.service.schedule.run_due()
+        done = await self.service.due.run_due()
         return done["agreements"], done["grants"]
 
     async def grant(self, agreement: Agreement, customer: str = "ada") -> Standing:

@@ -158,5 +158,5 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
 def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TALLY_") and name != "TALLY_TEST_DATABASE_URL"]:
         monkeypatch.delenv(name)
-    for name in ("API_KEYS", "ADMIN_API_KEYS", "PORT"):
+    for name in ("API_KEYS", "ADMIN_API_KEYS", "PORT", "OIDC_ISSUER", "CF_CLIENT_ID", "CF_CLIENT_SECRET", "CF_API_URL"):
         monkeypatch.delenv(name, raising=False)

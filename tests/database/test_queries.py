@@ -118,3 +118,18 @@ async def test_arrays_arrive_as_they_were(pool: Pool) -> None:
         assert await arrived(conn, "uuid", UuidArray([None, ids[0], None])) == [None, ids[0], None]
         assert await arrived(conn, "numeric", array(numbers)) == numbers
         assert await arrived(conn, "uuid", array([ids[0].hex, "NULL"])) == [ids[0], None]
+
+
+# Advisory locks
+
+LOCK = re.compile(r"pg_(?:try_)?advisory_xact_lock(?:_shared)?\((\d+), (\d+)\)")
+
+
+def test_no_two_rooms_use_the_same_advisory_lock() -> None:
+    """Its numbers mean one thing. Whoever took another's would wait for it, or keep it waiting, without a reason."""
+    rooms: dict[tuple[str, str], set[str]] = {}
+    for path in FILES:
+        for lock in LOCK.findall(path.read_text(encoding="utf-8")):
+            rooms.setdefault(lock, set()).add(name(path).rpartition("/")[0].partition("/")[0])
+    assert len(rooms) >= 4
+    assert {lock: users for lock, users in rooms.items() if len(users) > 1} == {}

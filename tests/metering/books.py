@@ -66,12 +66,15 @@ COUNTING = (
 """Every way of counting."""
 
 EMPTY = """
-delete from measurements; delete from usage_totals; delete from series; delete from meter_states;
-delete from quarantine;
+delete from measurements; delete from usage_totals; delete from series; delete from meter_states; delete from resources;
+delete from quarantine; delete from readings; delete from gauge_levels;
 delete from ledger_transfers; delete from ledger_batches; delete from ledger_failures; delete from ledger_outbox;
 delete from ledger_accounts; delete from ledger_milestones; delete from ledger_home;
 delete from wallet_operations; delete from idempotency_keys; delete from exchanges; delete from holds;
 delete from grants; delete from grant_checkpoints; delete from agreements; delete from tiers; delete from display_rates;
+delete from job_failures; delete from job_slots; delete from job_schedule; delete from books_clock;
+delete from procrastinate_events; delete from procrastinate_periodic_defers; delete from procrastinate_jobs;
+delete from procrastinate_workers;
 delete from prices; delete from resource_kinds; delete from meters; delete from customers;
 delete from assets where ledger > 1000;
 update holds_checked set sequence = 0;

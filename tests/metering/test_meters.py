@@ -38,6 +38,19 @@ async def test_a_meter_is_what_was_put_last(service: Service) -> None:
         (Meter("k", name="\ud800"), TextNotStorable, "name"),
         (Meter("k", description="d" * 257), TextTooLong, "description"),
         (Meter("k", "counter", "max"), InvalidInput, "aggregation"),
+        (Meter("k", on_gap="held"), InvalidInput, "on_gap"),
+        (Meter("k", "gauge", "max", on_gap="held"), InvalidInput, "on_gap"),
+        (Meter("k", interval_minutes=30), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", "latest", interval_minutes=30), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", interval_minutes=0), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", interval_minutes=10), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", interval_minutes=21), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", interval_minutes=1443), InvalidInput, "interval_minutes"),
+        (Meter("k", "gauge", max_gap_hours=0), InvalidInput, "max_gap_hours"),
+        (Meter("k", "gauge", max_gap_hours=2305), InvalidInput, "max_gap_hours"),
+        (Meter("k", "gauge", on_gap="held", max_gap_hours=97), InvalidInput, "max_gap_hours"),
+        (Meter("k", "gauge", on_gap="held", max_gap_hours=25, interval_minutes=15), InvalidInput, "max_gap_hours"),
+        (Meter("k", "gauge", on_gap="held", max_gap_hours=23, interval_minutes=1440), InvalidInput, "max_gap_hours"),
     ],
 )
 async def test_a_meter_that_breaks_a_rule_is_refused(
@@ -56,6 +69,40 @@ async def test_how_a_meter_counts_is_fixed_once_it_has_measurements(service: Ser
     assert refused.value.field == "kind"
     described = Meter("m", unit="h", name="hours", description="may change at any time")
     assert await put_meter(service, described) == described
+
+
+@pytest.mark.parametrize(
+    "meter",
+    [
+        Meter("k", "gauge", interval_minutes=3),
+        Meter("k", "gauge", on_gap="held", max_gap_hours=96),
+        Meter("k", "gauge", on_gap="interpolated", max_gap_hours=24, interval_minutes=15),
+        Meter("k", "gauge", on_gap="held", max_gap_hours=2304, interval_minutes=1440),
+    ],
+)
+async def test_intervals_and_gaps_within_their_limits(service: Service, meter: Meter) -> None:
+    assert await put_meter(service, meter) == meter
+    async with service.pool.connection() as conn:
+        assert await service.meters.get(conn, "k") == meter
+
+
+async def test_the_interval_of_a_gauge_is_fixed_once_it_has_measurements(service: Service) -> None:
+    await put_meter(service, Meter("m", "gauge"))
+    await submit(service, measurement(meter="m"))
+    with pytest.raises(Conflict, match="interval_minutes cannot change") as refused:
+        await put_meter(service, Meter("m", "gauge", interval_minutes=30))
+    assert refused.value.field == "kind"
+
+
+async def test_gaps_may_come_to_be_filled_but_not_become_free_again(service: Service) -> None:
+    """What was estimated would be counted again once its value comes late, and nobody would know the levels between."""
+    await put_meter(service, Meter("m", "gauge"))
+    await submit(service, measurement(meter="m"))
+    for change in ({"on_gap": "held"}, {"on_gap": "interpolated", "max_gap_hours": 3}):
+        await put_meter(service, Meter("m", "gauge", **change))
+    with pytest.raises(Conflict, match="cannot become free") as refused:
+        await put_meter(service, Meter("m", "gauge"))
+    assert refused.value.field == "on_gap"
 
 
 async def test_a_meter_never_changes_between_two_of_its_measurements(

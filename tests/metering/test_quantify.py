@@ -223,6 +223,8 @@ def test_a_value_is_the_same_however_it_is_spelled(spelling: str) -> None:
     [
         (Meter("m"), False),
         (Meter("m", "gauge"), False),
+        (Meter("m", "gauge", interval_minutes=15), False),
+        (Meter("m", "gauge", on_gap="held"), True),
         (COUNTER, True),
         (MAXIMUM, True),
         (LATEST, True),

@@ -32,6 +32,9 @@ class Server:
     data_dir: Path
     database_url: str | None = None
     url: str = ""
+    port: int = 0  # 0 takes a free one
+    settings: dict[str, str] = field(default_factory=dict, repr=False)
+    """Further ones, as variables of its environment."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Server:
@@ -41,12 +44,12 @@ class Server:
 
     def launch(self) -> None:
         """Starts the process. Should the tests be killed, the kernel stops it."""
-        serve = ["serve", "--dev", "--port", "0", "--data-dir", str(self.data_dir), "--json"]
+        serve = ["serve", "--dev", "--port", str(self.port), "--data-dir", str(self.data_dir), "--json"]
         tally = [sys.executable, "-m", "tallystick.cli", *serve]
         with (self.data_dir / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
                 launch.command(tally, uid=os.geteuid(), gid=os.getegid(), death_signal=signal.SIGTERM),
-                env=_environment(self.database_url),
+                env=_environment(self.database_url) | self.settings,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -16,11 +16,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from tallystick.kernel.clock import TestClock
+from tallystick.operations.logconfig import LoggingState
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
 from tallystick.web.app import create_app
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+SAYS_500 = {"/admin/usage/app/{guid}"}
+"""Routes whose callers know one status for whatever cannot be done."""
 
 
 def settings(**chosen: Any) -> Settings:
@@ -31,8 +35,19 @@ def settings(**chosen: Any) -> Settings:
         "admin_api_keys": "",
         "cors_allowed_origins": "",
         "project_whitelist": None,
+        "oidc_issuer": None,
+        "cf_client_id": None,
+        "cf_api_url": None,
     }
     return Settings(**{"business_zone": "America/New_York", "os_credits_precision": 2, **standard, **chosen})
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """``/logconfig`` changes the logging of the process: the tests' own."""
+    before = LoggingState()
+    yield
+    before.restore()
 
 
 @pytest.fixture
@@ -73,11 +88,18 @@ class _Server(uvicorn.Server):
 @pytest.fixture
 async def server(service: Service) -> AsyncIterator[str]:
     """The URL of the service behind uvicorn, on a free port of the loopback interface."""
-    serving = _Server(create_app(service))
-    task = asyncio.create_task(serving.serve())
-    await serving.ready.wait()
-    yield f"http://127.0.0.1:{serving.servers[0].sockets[0].getsockname()[1]}"
-    serving.should_exit = True
+    async with serving(create_app(service)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The URL of an application behind uvicorn, on a free port of the loopback interface."""
+    server = _Server(app)
+    task = asyncio.create_task(server.serve())
+    await server.ready.wait()
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
     await task
 
 

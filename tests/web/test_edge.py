@@ -23,6 +23,11 @@ ADMIN = {
     "POST /api/v1/prices",
     "PUT /api/v1/meters/{key}",
     "POST /api/v1/customers",
+    "PUT /api/v1/customers/{key}/parent",
+    "PUT /api/v1/customers/{key}/resources",
+    "POST /api/v1/customers/{key}/resources/move",
+    "PUT /api/v1/customers/{key}/resources/{meter}/{resource}",
+    "DELETE /api/v1/customers/{key}/resources/{meter}/{resource}",
     "POST /api/v1/customers/{key}/grants",
     "DELETE /api/v1/customers/{key}/grants/{grant_id}",
     "POST /api/v1/customers/{key}/exchanges",
@@ -39,8 +44,18 @@ ADMIN = {
     "GET /api/v1/quarantine/{piece_id}",
     "PUT /api/v1/quarantine/{piece_id}",
     "POST /api/v1/quarantine/replay",
+    "GET /api/v1/jobs",
+    "GET /api/v1/jobs/{job_id}",
+    "POST /api/v1/jobs/{job_id}/retry",
+    "GET /api/v1/test-clock",
+    "PUT /api/v1/test-clock",
+    "POST /logconfig",
+    "GET /api/v1/readings",
+    "GET /api/v1/readings/{reading_id}",
+    "POST /api/v1/readings",
 }
 USERS = {"GET /api/v1/users", "GET /api/v1/users/{user_id}", "GET /api/v1/users/{user_id}/transactions"}
+TOKEN = {"POST /admin/tier", "POST /admin/usage/job", "POST /admin/usage/app/{guid}"}
 CLIENT = {f"POST /api/v1/{name}" for name in ("accounts", "balance", "topup", "bill")}
 
 
@@ -58,12 +73,14 @@ def test_whatever_is_not_open_asks_for_a_key() -> None:
             assert demand is Demand.ADMIN
         elif f"{method} {path}" in CLIENT:
             assert demand is Demand.CLIENT
+        elif f"{method} {path}" in TOKEN:
+            assert demand is Demand.TOKEN
         else:
             assert demand is Demand.ANY, path
     assert demand_of(closed, "GET", "/nothing/here") is Demand.ANY
     assert demand_of(closed, "GET", "/docsx") is Demand.ANY
     assert demand_of(closed, "POST", "/api/v1/prices-of-others") is Demand.ANY
-    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT
+    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT | TOKEN
 
 
 def test_dev_opens_everything_until_the_credits_service_has_keys() -> None:

@@ -95,13 +95,13 @@ async def test_the_way_of_an_agreement(ada: httpx.AsyncClient, service: Service,
     }
     assert (await ada.get(at(made["id"]))).json() == made
     clock.advance(timedelta(days=1))
-    await service.schedule.run_due()
+    await service.due.run_due()
     active = (await ada.get(at(made["id"]))).json()
     assert active["state"] == "active"
     grant = (await ada.get(f"{CUSTOMERS}/ada/grants/{active['grant']}")).json()
     assert (grant["remaining"], grant["expires_at"], grant["reason"]) == ("100", made["end"], "tier gold")
     clock.advance(timedelta(days=2))
-    await service.schedule.run_due()
+    await service.due.run_due()
     (ended,) = (await ada.get(at())).json()["items"]
     assert (ended["state"], await balance(ada)) == ("ended", "0")
 
@@ -113,7 +113,7 @@ async def test_an_agreement_is_ended_early(ada: httpx.AsyncClient, service: Serv
         changed = await ada.patch(at(made["id"]), json={"end": end})
         assert changed.status_code == status, changed.text
     assert (changed.json()["state"], changed.json()["end"]) == ("ended", "2026-11-20T12:00:00Z")
-    await service.schedule.run_due()
+    await service.due.run_due()
     assert await balance(ada) == "0"
     late = await ada.patch(at(made["id"]), json={"end": "2026-12-24"})
     assert (late.status_code, late.json()["code"]) == (409, "conflict")
@@ -125,7 +125,7 @@ async def test_under_a_key_it_is_made_once_and_the_answer_stays(
     headers = {"Idempotency-Key": "agreement 7"}
     made = await agree(ada, "2026-11-21", "2026-12-01", **headers)
     clock.advance(timedelta(days=30))
-    await service.schedule.run_due()
+    await service.due.run_due()
     assert await agree(ada, "2026-11-21", "2026-12-01", **headers) == made
     assert len((await ada.get(at())).json()["items"]) == 1
     other = await ada.post(at(), json={"tier": "gold", "start": "2026-11-21", "end": "2026-12-02"}, headers=headers)

@@ -16,7 +16,8 @@ def price(**more: Any) -> dict[str, Any]:
 
 async def test_a_meter_is_put_and_shown(client: httpx.AsyncClient) -> None:
     put = await client.put("/api/v1/meters/tokens", json=TOKENS)
-    shown = {"key": "tokens", "on_drop": "rebase", **TOKENS}
+    gaps = {"on_gap": "free", "max_gap_hours": 24, "interval_minutes": 60}
+    shown = {"key": "tokens", "on_drop": "rebase", **gaps, **TOKENS}
     assert (put.status_code, put.json()) == (200, shown)
     assert (await client.get("/api/v1/meters/tokens")).json() == shown
     changed = await client.put("/api/v1/meters/tokens", json={"kind": "gauge", "aggregation": "max"})

@@ -78,7 +78,7 @@ async def test_each_end_of_a_grant_is_shown(ada: httpx.AsyncClient, service: Ser
     assert (later["state"], later["balance"]) == ("scheduled", "10")
     await bill(ada, "4")
     clock.advance(timedelta(days=1))
-    await service.schedule.run_due()
+    await service.due.run_due()
     answer = await ada.delete(at(voided["id"]))
     assert answer.status_code == 200
     assert answer.json() == (await ada.get(at(voided["id"]))).json()

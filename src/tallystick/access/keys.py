@@ -23,6 +23,7 @@ class Demand(Enum):
     CLIENT = auto()  # a client key and nothing else
     ANY = auto()  # a client key or an administrator's
     ADMIN = auto()  # an administrator's key
+    TOKEN = auto()  # a token of the OIDC issuer, which no key stands for
 
 
 class MissingKey(TallyError):
@@ -71,7 +72,8 @@ class Keys:
         is_client, is_admin = _is_one_of(key, self.clients), _is_one_of(key, self.admins)
         if demand is Demand.ADMIN and is_client and not is_admin:
             raise RefusedKey("Admin API key required for this endpoint")
-        if not {Demand.CLIENT: is_client, Demand.ANY: is_client or is_admin, Demand.ADMIN: is_admin}[demand]:
+        enough = {Demand.CLIENT: is_client, Demand.ANY: is_client or is_admin, Demand.ADMIN: is_admin}
+        if not enough.get(demand, False):
             raise RefusedKey("Invalid API key")
 
 

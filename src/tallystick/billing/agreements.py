@@ -222,6 +222,11 @@ class Agreements:
         await self._ledger.serialise(conn)
         return len(await self._start(conn, (await self._named(conn, places)).values(), now))
 
+    async def next_due(self, conn: AsyncConnection, after: datetime) -> datetime | None:
+        """The first instant later than ``after`` at which an agreement starts, as things stand."""
+        row = await (await conn.execute(_SQL.next_due, {"after": after})).fetchone()
+        return row[0] if row else None
+
     async def _handle(self, conn: AsyncConnection, asked: Sequence[Asked[AgreementOrder]]) -> dict[UUID, Answer]:
         """Makes first, and then ends: orders that arrive together have no order of their own."""
         await self._ledger.serialise(conn)

@@ -42,6 +42,9 @@ limit :limit
 -- name: due
 select customer_id, id from agreements where due_at <= :now order by due_at, customer_id, id limit :limit
 
+-- name: next_due
+select min(due_at) from agreements where due_at > :after
+
 -- name: terms
 -- What these agreements grant, by their tiers as they are now, and to whom.
 select a.customer_id, a.id, p.id, p.credit_policy, x.ledger, t.credits::text, t.category, t.priority

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
 import structlog
@@ -25,9 +26,11 @@ from tallystick.commands import console
 from tallystick.commands.options import DataDir, InvalidUsage, Json, read_settings
 from tallystick.database.embedded import EmbeddedPostgres
 from tallystick.database.pool import redact
+from tallystick.jobs.books_clock import refuse_standing
 from tallystick.kernel.errors import TallyError
+from tallystick.metering.charges import BEGINNING, END
 from tallystick.operations.logging import configure_logging
-from tallystick.service import open_service
+from tallystick.service import Service, open_service
 from tallystick.settings import Settings
 from tallystick.web.app import create_app
 
@@ -65,10 +68,18 @@ def serve(
         typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.", show_default="TALLY_PORT"),
     ] = None,
     data_dir: DataDir = None,
+    worker: Annotated[
+        bool | None, typer.Option("--worker/--no-worker", help="Run jobs as well.", show_default="TALLY_WORKER")
+    ] = None,
+    clock: Annotated[
+        str | None,
+        typer.Option(metavar="INSTANT", help="Rehearse: new books live by a test clock, which begins there."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run the service until it is stopped with Ctrl-C or SIGTERM."""
-    settings = read_settings(dev=dev or None, host=host, port=port, data_dir=data_dir)
+    settings = read_settings(dev=dev or None, host=host, port=port, data_dir=data_dir, worker=worker)
+    rehearse_from = _read_clock(settings, clock)
     configure_logging(settings.log_level)
     with contextlib.ExitStack() as resources:
         listener = resources.enter_context(_bind(settings))
@@ -80,7 +91,7 @@ def serve(
                 EmbeddedPostgres.start(settings.data_dir, server_user=settings.postgres_user)
             ).url
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, url, listener, lambda: _announce(settings, listener, as_json=json)))
+            runner.run(_serve(settings, url, rehearse_from, listener, json))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the database ends in good order, in a second or so
 
@@ -90,18 +101,34 @@ def _leave(number: int, frame: object) -> NoReturn:
     sys.exit(0)
 
 
+def _read_clock(settings: Settings, text: str | None) -> datetime | None:
+    """Where a test clock begins. Raises ``InvalidUsage``."""
+    if text is None:
+        return None
+    if not settings.dev:
+        raise InvalidUsage("--clock is for rehearsals: it needs --dev", field="clock")
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None and BEGINNING <= instant <= END:
+            return instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidUsage("--clock must be an instant with a zone, as 2026-01-01T00:00:00Z", field="clock")
+
+
 # Where to listen
 
 
 @contextlib.contextmanager
 def _bind(settings: Settings) -> Iterator[socket.socket]:
     """A socket at the address, not yet listening. Raises ``InvalidUsage`` if nobody would be asked for a key there."""
-    has_keys = bool(settings.client_keys or settings.admin_keys)
-    if not (settings.dev or has_keys):
+    if not (settings.dev or settings.client_keys or settings.admin_keys or settings.oidc_issuer):
         raise InvalidUsage(
             "without keys the service would be open to everybody: set TALLY_API_KEYS, and TALLY_ADMIN_API_KEYS for "
             "administrators, or use --dev to try it on this machine alone"
         )
+    if settings.oidc_issuer and not settings.cf_client_id:
+        raise InvalidUsage("TALLY_OIDC_ISSUER needs TALLY_CF_CLIENT_ID: for whom its tokens must be made")
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         if settings.dev and not ipaddress.ip_address(address[0]).is_loopback:
@@ -118,19 +145,26 @@ def _bind(settings: Settings) -> Iterator[socket.socket]:
 # Serving
 
 
-async def _serve(settings: Settings, url: str, listener: socket.socket, announce: Callable[[], None]) -> None:
+async def _serve(
+    settings: Settings, url: str, rehearse_from: datetime | None, listener: socket.socket, as_json: bool
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_service(settings, url) as service, service.schedule.running():
-        server = _Server(_config(create_app(service)), announce)
-        _tune_garbage_collection()
-        serving = asyncio.create_task(server.serve([listener]))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        log.info("service.stopping")
-        server.should_exit = True
-        await serving
+    async with open_service(settings, url, rehearse_from=rehearse_from) as service:
+        if service.rehearsal is None:
+            refuse_standing(service.clock)
+        async with service.at_work(worker=settings.worker):
+            server = _Server(_config(create_app(service)), lambda: _announce(service, listener, as_json=as_json))
+            _tune_garbage_collection()
+            serving = asyncio.create_task(server.serve([listener]))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            log.info("service.stopping")
+            if service.rehearsal is not None:
+                service.rehearsal.stop()
+            server.should_exit = True
+            await serving
     log.info("service.stopped")
 
 
@@ -196,7 +230,8 @@ class _BoundedHead(HttpToolsProtocol):
 # Saying so
 
 
-def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
+def _announce(service: Service, listener: socket.socket, *, as_json: bool) -> None:
+    settings = service.settings
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     books = redact(settings.database_url) if settings.database_url else str(settings.data_dir.resolve())
@@ -205,6 +240,9 @@ def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> 
         console.print_json({"url": url, "docs": f"{url}/docs", "books": books, "pid": os.getpid()})
     else:
         console.say(_banner(url, books, has_keys=bool(settings.client_keys or settings.admin_keys)))
+        if service.rehearsal is not None:
+            now = service.clock.now().isoformat()
+            console.say(f"A test clock stands at {now}; PUT {url}/api/v1/test-clock moves it.")
         sys.stdout.flush()
 
 

@@ -36,8 +36,14 @@ from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
 where c.key > :after
+    and (:name::text is null or coalesce(c.name, c.key) ~* :name::text)
+    and (:id::uuid is null or c.id = :id::uuid)
 order by c.key
 limit :limit
+
+-- name: begin_search
+-- The expression is looked at by itself: where there is nobody, nothing would match it.
+select set_config('statement_timeout', :milliseconds::text, true), '' ~* :name::text
 
 -- name: newest
 select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
 from psycopg import AsyncConnection
+from psycopg.errors import InvalidRegularExpression, QueryCanceled
 
+from tallystick.customers.hierarchy import check_room_below
 from tallystick.customers.model import Customer, NewCustomer
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
@@ -19,6 +22,9 @@ from tallystick.kernel.text import check_key, check_text
 from tallystick.ledger.wallets import CreditPolicy, Payer
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+SEARCH_MILLISECONDS = 2000
+"""How long customers are looked for by an expression."""
 
 
 class Customers:
@@ -38,6 +44,9 @@ class Customers:
             check_text(new.name, "name")
         if new.email is not None:
             _check_email(new.email)
+        parent_id = await self._id_of(conn, new.parent, "parent")
+        if parent_id is not None:
+            await check_room_below(conn, parent_id)
         now = self._clock.now()
         cursor = await conn.execute(
             _SQL.insert,
@@ -46,7 +55,7 @@ class Customers:
                 "key": new.key,
                 "name": new.name,
                 "email": new.email,
-                "parent_id": await self._id_of(conn, new.parent, "parent"),
+                "parent_id": parent_id,
                 "payer_id": await self._payer_id(conn, new.payer),
                 "credit_policy": new.credit_policy,
                 "now": now,
@@ -64,12 +73,45 @@ class Customers:
             raise NotFound(f"there is no customer {key!r}", field="key")
         return Customer(*row)
 
-    async def page(self, conn: AsyncConnection, cursor: str | None, limit: int) -> Page[Customer]:
-        """Customers in the order of their keys."""
+    async def page(
+        self,
+        conn: AsyncConnection,
+        cursor: str | None,
+        limit: int,
+        *,
+        name: str | None = None,
+        customer_id: UUID | None = None,
+    ) -> Page[Customer]:
+        """Customers in the order of their keys; all of them, or whose id it is, or whose name fits an expression.
+
+        ``name`` is a regular expression of PostgreSQL that is looked for in any case, in the key of a customer without
+        a name. Raises ``InvalidInput`` if it is none, or takes longer than ``SEARCH_MILLISECONDS``.
+        """
         (after,) = read_cursor(cursor, 1) or ("",)
-        rows = await (await conn.execute(_SQL.page, {"after": after, "limit": limit + 1})).fetchall()
+        parameters = {"after": after, "limit": limit + 1, "name": name, "id": customer_id}
+        if name is None:
+            rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
+        else:
+            rows = await self._search(conn, parameters)
         customers = [Customer(*row) for row in rows[:limit]]
         return Page(customers, next_cursor(customers[-1].key) if len(rows) > limit else None)
+
+    async def _search(self, conn: AsyncConnection, parameters: dict[str, Any]) -> list[Any]:
+        """A page of those whose name fits, within the time that one expression may take."""
+        check_key(parameters["name"], "name")
+        try:
+            async with conn.transaction(force_rollback=True):  # takes the limit of time back as well
+                limit = {"milliseconds": str(SEARCH_MILLISECONDS), "name": parameters["name"]}
+                await conn.execute(_SQL.begin_search, limit)
+                return await (await conn.execute(_SQL.page, parameters)).fetchall()
+        except InvalidRegularExpression as error:
+            raise InvalidInput(
+                f"name must be a regular expression: {error.diag.message_primary}", field="name"
+            ) from None
+        except QueryCanceled:
+            raise InvalidInput(
+                "name must not take too long to be looked for: say it more simply", field="name"
+            ) from None
 
     async def newest(self, conn: AsyncConnection, skip: int, limit: int) -> tuple[list[Customer], int]:
         """Customers without the ``skip`` newest, newest first; and how many there are."""

@@ -8,13 +8,16 @@ request harms only itself.
 from __future__ import annotations
 
 import asyncio
+import io
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
 
 import psycopg
 import structlog
 
+from tallystick.kernel.counting import SECONDS, Distribution
 from tallystick.kernel.errors import Overloaded, Unavailable
 
 Item = TypeVar("Item")
@@ -24,6 +27,10 @@ MAX_ATTEMPTS = 6
 """How often a transaction that lost a race, or its connection, is run. Whoever runs under this must be repeatable."""
 
 FIRST_PAUSE_SECONDS = 0.05
+
+WEIGHTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+
+MAX_STACK_FRAMES: Final = 20
 
 _LOST_RACE = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _LOST_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -45,13 +52,18 @@ class GroupCommit(Generic[Item, Answer]):
         max_group_weight: int,
         max_queued_weight: int,
     ) -> None:
-        self._name = name
+        self.name = name
+        self.max_queued_weight = max_queued_weight
+        self.weights = Distribution(WEIGHTS)
+        """How much the groups so far weighed."""
+        self.seconds = Distribution(SECONDS)
+        """How long they took."""
         self._execute = execute
         self._max_group_weight = max_group_weight
-        self._max_queued_weight = max_queued_weight
         self._queue: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
         self._queued_weight = 0
         self._arrived = asyncio.Event()
+        self._under_way: Sequence[Item] = ()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -60,9 +72,21 @@ class GroupCommit(Generic[Item, Answer]):
         """How much waits."""
         return self._queued_weight
 
+    @property
+    def under_way(self) -> Sequence[Item]:
+        """The items of the transaction that runs now."""
+        return self._under_way
+
+    def stack(self) -> str:
+        """Where in the code it stands, for people."""
+        text = io.StringIO()
+        if self._task is not None:
+            self._task.print_stack(limit=MAX_STACK_FRAMES, file=text)
+        return text.getvalue()
+
     async def start(self) -> None:
         """Starts carrying out what is submitted."""
-        self._task = asyncio.create_task(self._lane(), name=self._name)
+        self._task = asyncio.create_task(self._lane(), name=self.name)
 
     async def stop(self) -> None:
         """Refuses new items, finishes those that wait, and ends."""
@@ -79,8 +103,8 @@ class GroupCommit(Generic[Item, Answer]):
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
-        if self._queue and self._queued_weight + weight > self._max_queued_weight:
-            raise Overloaded(f"the {self._name} queue is full")
+        if self._queue and self._queued_weight + weight > self.max_queued_weight:
+            raise Overloaded(f"the {self.name} queue is full")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((item, weight, future))
         self._queued_weight += weight
@@ -96,7 +120,10 @@ class GroupCommit(Generic[Item, Answer]):
                     return
                 self._arrived.clear()
                 continue
+            began = time.perf_counter()
             await self._run(group)
+            self._under_way = ()
+            self.seconds.add(time.perf_counter() - began)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         group: list[tuple[Item, asyncio.Future[Answer]]] = []
@@ -107,15 +134,18 @@ class GroupCommit(Generic[Item, Answer]):
             if not future.cancelled():
                 taken += weight
                 group.append((item, future))
+        if group:
+            self.weights.add(taken)
         return group
 
     async def _run(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
-            answers = await self._attempt([item for item, _ in group])
+            self._under_way = items = [item for item, _ in group]
+            answers = await self._attempt(items)
             answered = list(zip(group, answers, strict=True))
         except Exception as error:
             if len(group) > 1 and not isinstance(error, Unavailable):
-                _log.warning(f"{self._name}.group_split", items=len(group), error=type(error).__name__)
+                _log.warning(f"{self.name}.group_split", items=len(group), error=type(error).__name__)
                 for member in group:
                     await self._run([member])
             else:
@@ -131,11 +161,11 @@ class GroupCommit(Generic[Item, Answer]):
             try:
                 return await self._execute(items)
             except _LOST_RACE as error:
-                _log.info(f"{self._name}.lost_race", attempt=attempt, error=type(error).__name__)
+                _log.info(f"{self.name}.lost_race", attempt=attempt, error=type(error).__name__)
                 if attempt == MAX_ATTEMPTS:
                     raise
             except _LOST_CONNECTION as error:
-                _log.warning(f"{self._name}.lost_connection", attempt=attempt, error=type(error).__name__)
+                _log.warning(f"{self.name}.lost_connection", attempt=attempt, error=type(error).__name__)
                 if attempt == MAX_ATTEMPTS:
                     raise Unavailable("the database cannot be reached") from error
                 await asyncio.sleep(pause_seconds)

@@ -1,81 +1,30 @@
-"""What falls due by time: holds that expire, grants that begin and end. The schedule, and nothing else.
+"""The schedule, and nothing else: which job is done when.
 
-Every server runs it; whatever is due is taken by whoever locks it first, so several servers share the work and none
-does a thing twice. What a server that was down has missed is due as soon as one is up again.
+How a job is done is said in the room that owns it, and wired in ``service.py``. What has a time of its own, as a hold
+that expires, is not here: see ``due.py``. How cron expressions meet the changes of the clock: see ``cron.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Protocol
-
-import structlog
-
-from tallystick.database.pool import Connection, Pool
-from tallystick.kernel.clock import Clock
-
-PAUSE_SECONDS = 1
-"""How long after it is due a thing may lie, at most, while there is nothing else to do."""
-
-AT_ONCE = 500
-"""Things done in one transaction."""
-
-_log = structlog.get_logger()
+from dataclasses import dataclass
+from typing import Literal
 
 
-class Due(Protocol):
-    """Something with things to do at their time."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the schedule."""
 
-    async def run_due(self, conn: Connection, now: datetime, limit: int) -> int:
-        """Does at most ``limit`` of what is due by ``now``, in the caller's transaction; returns how many.
+    job: str
+    """The kind of job."""
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+    zone: Literal["UTC", "business"]
+    """Whose clocks are read; ``business`` is the zone whose months are billed."""
+    missed: Literal["every", "last"]
+    """What is done about slots at which nothing ran: all of them, in their order, or only the last one."""
 
-        Takes only what no other transaction has locked.
-        """
 
-
-class Schedule:
-    """Runs what is due, again and again."""
-
-    def __init__(self, pool: Pool, clock: Clock, due: Mapping[str, Due]) -> None:
-        self._pool = pool
-        self._clock = clock
-        self._due = due
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Runs in the background meanwhile. What is under way at the end is taken back, and due again."""
-        task = asyncio.create_task(self._run(), name="schedule")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def run_due(self) -> dict[str, int]:
-        """Does all that is due now; how many things of each name. What fails is logged, and due again next time."""
-        return {name: await self._run_all(name, due) for name, due in self._due.items()}
-
-    async def _run(self) -> None:
-        while True:
-            await self.run_due()
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _run_all(self, name: str, due: Due) -> int:
-        total = 0
-        try:
-            while True:
-                async with self._pool.connection() as conn, conn.transaction():
-                    done = await due.run_due(conn, self._clock.now(), AT_ONCE)
-                total += done
-                if done < AT_ONCE:
-                    break
-        except Exception as error:
-            _log.exception("schedule.failed", name=name, error=type(error).__name__)
-        if total:
-            _log.info("schedule.ran", name=name, done=total)
-        return total
+SCHEDULE = (
+    Entry("measure-usage", "1 * * * *", "UTC", missed="last"),  # what was not read in its hour cannot be read later
+    Entry("prune-jobs", "30 3 * * *", "UTC", missed="last"),
+)

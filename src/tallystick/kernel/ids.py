@@ -29,20 +29,33 @@ def derived_id(*parts: str | bytes | UUID) -> UUID:
     digest = blake2b(digest_size=16)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.bytes
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
+        digest.update(_with_length(data))
     return UUID(bytes=digest.digest())
+
+
+def _with_length(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "big") + data
 
 
 def measurement_id(source: str, sender_id: str) -> int:
     """The id, as a 128-bit number, of what ``source`` calls ``sender_id``.
 
     A UUID keeps its leading 64 bits, so time-ordered ids stay time-ordered, and has the source mixed into the rest;
-    within one source that is reversible, so two UUIDs never share an id. Any other text is hashed with its source.
+    within one source that is reversible, so two UUIDs never share an id. Any other text is hashed with its source:
+    ``derived_id("measurement", source, sender_id)``, of which the beginning is the same for all of a source.
     """
     if len(sender_id) == 36 and _UUID_TEXT.fullmatch(sender_id):
         return int(sender_id.replace("-", ""), 16) ^ _source_mask(source)
-    return derived_id("measurement", source, sender_id).int
+    digest = _measurements_of(source).copy()
+    digest.update(_with_length(sender_id.encode()))
+    return int.from_bytes(digest.digest(), "big")
+
+
+@lru_cache(maxsize=4096)
+def _measurements_of(source: str) -> blake2b:
+    digest = blake2b(digest_size=16)
+    digest.update(_with_length(b"measurement") + _with_length(source.encode()))
+    return digest
 
 
 @lru_cache(maxsize=4096)

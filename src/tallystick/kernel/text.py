@@ -26,10 +26,10 @@ class TextEmpty(InvalidInput):
     code = "text_empty"
 
 
-def check_text(text: str, field: str) -> str:
+def check_text(text: str, field: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
     """Returns ``text`` unchanged if it can be kept. Raises ``TextTooLong`` or ``TextNotStorable``, naming ``field``."""
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise TextTooLong(f"{field} must have at most {MAX_TEXT_CHARACTERS} characters", field=field)
+    if len(text) > limit:
+        raise TextTooLong(f"{field} must have at most {limit} characters", field=field)
     if "\0" in text:
         raise TextNotStorable(f"{field} must not contain NUL", field=field)
     if not is_unicode(text):
@@ -37,11 +37,11 @@ def check_text(text: str, field: str) -> str:
     return text
 
 
-def check_key(text: str, field: str) -> str:
+def check_key(text: str, field: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
     """As ``check_text``, for a text that names something: also raises ``TextEmpty``. Space around a key is kept."""
     if not text.strip():
         raise TextEmpty(f"{field} must not be empty", field=field)
-    return check_text(text, field)
+    return check_text(text, field, limit)
 
 
 def is_unicode(text: str) -> bool:

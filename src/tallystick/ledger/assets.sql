@@ -13,7 +13,7 @@ select code, ledger, name, scale, symbol
 from assets
 where ledger in (select ledger from ledger_accounts where customer_id = :customer_id)
 
--- name: lock
+-- name: lock!
 -- One at a time gives out ledger numbers; whoever reads assets, or refers to one, need not wait.
 lock table assets in share row exclusive mode
 

@@ -132,6 +132,11 @@ class Grants:
         await self._come_in_late(conn, coming, now)
         return len(due)
 
+    async def next_due(self, conn: AsyncConnection, after: datetime) -> datetime | None:
+        """The first instant later than ``after`` at which a grant begins or ends, as things stand."""
+        row = await (await conn.execute(_SQL.next_due, {"after": after})).fetchone()
+        return row[0] if row else None
+
     async def begin(self, conn: AsyncConnection, grants: Sequence[CreditGrant], now: datetime) -> None:
         """Gives what a contract of its own provides for; a repetition changes nothing. The caller may post.
 

@@ -58,6 +58,9 @@ where g.customer_id = new.customer_id and g.id = new.id and g.state in ('schedul
 -- name: due
 select customer_id, id from grants where due_at <= :now order by due_at, customer_id, id limit :limit
 
+-- name: next_due
+select min(due_at) from grants where due_at > :after
+
 -- name: named
 select g.customer_id, g.credit_policy, g.id, g.ledger, g.amount::text, g.category, g.priority, g.effective_at, g.expires_at, g.source, g.reason,
     g.state, g.created_at, g.attempts, g.due_at

@@ -106,6 +106,11 @@ class Holds:
         expired = await self._expire(conn, now, limit)
         return expired + await self._let_go_of_unheard(conn, now, limit - expired)
 
+    async def next_due(self, conn: AsyncConnection, after: datetime) -> datetime | None:
+        """The first instant later than ``after`` at which a hold expires, as things stand."""
+        row = await (await conn.execute(_SQL.next_due, {"after": after})).fetchone()
+        return row[0] if row else None
+
     async def _expire(self, conn: AsyncConnection, now: datetime, limit: int) -> int:
         places = await (await conn.execute(_SQL.due, {"now": now, "limit": limit})).fetchall()
         if not places:

@@ -42,6 +42,9 @@ join ledger_transfers as t on t.customer_id = wanted.payer_id and t.pending_id =
 -- name: due
 select customer_id, id from holds where state = 'open' and expires_at <= :now order by expires_at, id limit :limit
 
+-- name: next_due
+select min(expires_at) from holds where state = 'open' and expires_at > :after
+
 -- name: get
 select customer_id, id, payer_id, credit_policy, ledger, amount::text, description, created_at, expires_at, state, settled_amount::text,
     excess::text, closed_at

@@ -21,7 +21,9 @@ from tallystick.kernel.calendar import month_of
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import NIL, derived_id
 from tallystick.ledger.wallets import Payer
+from tallystick.metering.gaps import HOUR_MINUTES, level_scope
 from tallystick.metering.model import Measurement, Meter
+from tallystick.metering.quantify import counter_scope
 from tallystick.pricing.model import Price, PriceList
 from tallystick.pricing.service import Pricing
 
@@ -66,7 +68,20 @@ class Window:
 class Stream:
     """Measurements of one customer, source, meter, kind, resource and agent: their ids, payer and meter."""
 
-    __slots__ = ("_window", "customer", "customer_id", "has_state", "id", "kind", "meter", "payer", "resource")
+    __slots__ = (
+        "_window",
+        "counter",
+        "customer",
+        "customer_id",
+        "has_state",
+        "id",
+        "is_level",
+        "kind",
+        "meter",
+        "payer",
+        "resource",
+        "scope",
+    )
 
     def __init__(self, key: StreamKey, customer_id: UUID, payer: Payer, meter: Meter) -> None:
         _, source, _, self.kind, self.resource, agent = key
@@ -75,7 +90,10 @@ class Stream:
         self.payer = payer
         self.meter = meter
         self.has_state = meter.has_state
+        self.is_level = meter.fills_gaps or meter.interval_minutes != HOUR_MINUTES
+        self.scope = level_scope(meter, source, self.kind, self.resource, agent) if meter.fills_gaps else None
         self.id = str(derived_id("series", source, meter.key, self.kind, self.resource, agent))
+        self.counter = str(counter_scope(meter, self.resource)) if meter.kind == "counter" else None
         self._window: Window | None = None
 
     def window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:

@@ -7,10 +7,10 @@ measurement is durable, counted and, if it has a price, charged; one that was kn
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
-from itertools import groupby
 from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import measurement_id
+from tallystick.kernel.ids import derived_id, measurement_id
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Wallets, usage_id
 from tallystick.metering.directory import (
@@ -32,6 +32,8 @@ from tallystick.metering.directory import (
     Window,
     stream_key,
 )
+from tallystick.metering.gaps import Change, estimate_remark, hours_remark, in_hours, slot_of, start_of
+from tallystick.metering.levels import Measured, put_levels
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
@@ -45,6 +47,10 @@ STRIPES = 64
 
 ROWS_AT_ONCE = 1_000
 """So many rows are written to the database before others get their turn."""
+
+
+Place = tuple[str, str]
+"""A customer and the scope of a state, both as the text of their ids."""
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -93,12 +99,14 @@ class Intake:
         await _others_turn(size)
         fresh = await self._sift(conn, sent)
         await self._quantify(conn, fresh)
-        totals = await self._total(conn, fresh)
+        estimates = await self._take_levels(conn, directory, fresh)
+        counted = [*fresh, *estimates] if estimates else fresh
+        totals = await self._total(conn, counted)
         await _others_turn(size)
         _price(totals)
         movements = _movements(totals)
         await _others_turn(size)
-        await self._store(conn, fresh, now)
+        await self._store(conn, counted, now)
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
             await quarantine(conn, batch.source, pieces, now)
@@ -190,19 +198,25 @@ class Intake:
         return [entry for place, entry in enumerate(entries) if place not in known] if known else entries
 
     async def _quantify(self, conn: AsyncConnection, fresh: list[Entry]) -> None:
-        """Sets quantity and remark of entries whose meter has a state; for all others the quantity is the value."""
-        scoped = [(entry.stream.customer, _scope(entry), entry) for entry in fresh if entry.stream.has_state]
+        """Sets quantity and remark of entries whose meter has a state, other than a level.
+
+        For all others the quantity is the value so far.
+        """
+        scoped: dict[Place, list[Entry]] = {}
+        for entry in fresh:
+            if entry.stream.has_state and not entry.stream.is_level:
+                scoped.setdefault((entry.stream.customer, _scope(entry)), []).append(entry)
         if not scoped:
             return
-        scoped.sort(key=lambda item: (item[0], item[1], item[2].measurement.at))
-        states = await self._states(conn, {(customer, scope) for customer, scope, _ in scoped})
-        changed: dict[tuple[str, UUID], State] = {}
-        for place, items in groupby(scoped, key=lambda item: item[:2]):
+        states = await self._states(conn, scoped)
+        changed: dict[Place, State] = {}
+        for place, entries in scoped.items():
+            entries.sort(key=_at)  # of equal times the first sent stays first
             before = state = states.get(place)
-            for _, _, entry in items:
-                step = fold_of(entry.stream.meter)(state, entry.measurement.value, entry.measurement.at)
-                entry.quantity, state, entry.remark = step
-            if state is not None and state != before:
+            fold = fold_of(entries[0].stream.meter)
+            for entry in entries:
+                entry.quantity, state, entry.remark = fold(state, entry.measurement.value, entry.measurement.at)
+            if state is not None and state is not before:
                 changed[place] = state
         await conn.execute(
             _SQL.save_states,
@@ -210,16 +224,47 @@ class Intake:
                 "customer_ids": array(customer for customer, _ in changed),
                 "scopes": array(scope for _, scope in changed),
                 "values": array(state.value for state in changed.values()),
-                "ats": [state.at for state in changed.values()],
+                "ats": array(state.at.isoformat() for state in changed.values()),
             },
         )
 
-    async def _states(self, conn: AsyncConnection, places: set[tuple[str, UUID]]) -> dict[tuple[str, UUID], State]:
+    async def _states(self, conn: AsyncConnection, places: Collection[Place]) -> dict[Place, State]:
         cursor = await conn.execute(
             _SQL.states,
             {"customer_ids": array(customer for customer, _ in places), "scopes": array(scope for _, scope in places)},
         )
         return {(customer, scope): State(value, at) for customer, scope, value, at in await cursor.fetchall()}
+
+    async def _take_levels(self, conn: AsyncConnection, directory: Directory, fresh: list[Entry]) -> list[Entry]:
+        """Sets quantity and remark of a gauge's entries whose interval is no hour or whose gaps are filled.
+
+        Answers with the estimates that they change: measurements of their own, which nobody sent.
+        """
+        estimates: list[Entry] = []
+        levels = [entry for entry in fresh if entry.stream.is_level]
+        filling = [(entry, scope) for entry in levels if (scope := entry.stream.scope) is not None]
+        steps = await put_levels(conn, [_measured(entry, scope) for entry, scope in filling]) if filling else []
+        for (entry, _), step in zip(filling, steps, strict=True):
+            entry.quantity, entry.remark = step.difference, step.remark
+            estimates += [self._estimate(directory, entry, change) for change in step.changes]
+        for entry in (*levels, *estimates):
+            meter, difference = entry.stream.meter, entry.quantity
+            entry.quantity, entry.remark = in_hours(meter, difference), hours_remark(meter, difference, entry.remark)
+        return estimates
+
+    def _estimate(self, directory: Directory, cause: Entry, change: Change) -> Entry:
+        """The measurement of an estimate, or of its change, named by the one that caused it."""
+        stream, at = cause.stream, start_of(cause.stream.meter, change.slot)
+        name = f"estimate/{at.isoformat()}/{cause.id}"
+        return Entry(
+            cause.batch,
+            derived_id("estimate", name).hex,
+            msgspec.structs.replace(cause.measurement, sender_id=name, at=at, value=change.after),
+            stream,
+            stream.window(at, directory.prices, self._zone),
+            EXACT.subtract(change.after, change.before),
+            estimate_remark(stream.meter, change),
+        )
 
     async def _total(self, conn: AsyncConnection, fresh: list[Entry]) -> list[tuple[Decimal, list[Entry]]]:
         """Raises the totals; gives for each what it was before, with the entries that were added to it in order.
@@ -283,9 +328,21 @@ def _sum(group: list[Entry]) -> Decimal:
     return reduce(EXACT.add, [entry.quantity for entry in group])
 
 
-def _scope(entry: Entry) -> UUID:
+def _measured(entry: Entry, scope: UUID) -> Measured:
+    stream, measurement = entry.stream, entry.measurement
+    slot = slot_of(stream.meter, measurement.at)
+    return Measured(stream.customer, scope, stream.meter, measurement.source, slot, measurement.value, measurement.at)
+
+
+def _scope(entry: Entry) -> str:
     stream, window = entry.stream, entry.window
-    return scope_of(stream.meter, stream.kind, stream.resource, window.period, entry.measurement.value)
+    if stream.counter is not None:
+        return stream.counter
+    return str(scope_of(stream.meter, stream.kind, stream.resource, window.period, entry.measurement.value))
+
+
+def _at(entry: Entry) -> datetime:
+    return entry.measurement.at
 
 
 def _price(totals: list[tuple[Decimal, list[Entry]]]) -> None:

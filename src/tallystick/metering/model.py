@@ -77,12 +77,16 @@ class Receipt(msgspec.Struct, frozen=True):
 MeterKind = Literal["delta", "counter", "gauge"]
 Aggregation = Literal["sum", "max", "unique", "latest"]
 OnDrop = Literal["rebase", "from_zero"]
+OnGap = Literal["free", "held", "interpolated"]
 
 
 class Meter(msgspec.Struct, frozen=True):
     """What is measured. ``kind`` says how a value becomes a quantity, ``aggregation`` how quantities become a total.
 
     ``on_drop`` is for counters: a fall either sets a new base and counts nothing, or counts from zero.
+
+    A gauge's value stands for ``interval_minutes``, and its quantity is value times hours. ``on_gap`` says what becomes
+    of missing intervals: they are free, or filled with estimates if they are at most ``max_gap_hours`` (``gaps``).
     """
 
     key: str
@@ -92,8 +96,16 @@ class Meter(msgspec.Struct, frozen=True):
     unit: str = ""
     name: str = ""
     description: str = ""
+    on_gap: OnGap = "free"
+    max_gap_hours: int = 24
+    interval_minutes: int = 60
 
     @property
     def has_state(self) -> bool:
         """Whether a quantity depends on earlier measurements."""
-        return self.kind == "counter" or self.aggregation != "sum"
+        return self.kind == "counter" or self.aggregation != "sum" or self.fills_gaps
+
+    @property
+    def fills_gaps(self) -> bool:
+        """Whether missing intervals are estimated, and each has one value."""
+        return self.on_gap != "free"

@@ -47,6 +47,11 @@ def in_money(quantity: Decimal, unit_price: Decimal, remark: str | None) -> tupl
     return EXACT.multiply(quantity, unit_price), f"{remark}; {reason}" if remark else reason
 
 
+def counter_scope(meter: Meter, resource: str) -> UUID:
+    """The id of what a counter keeps its state for: the resource, for ever."""
+    return derived_id("counter", meter.key, resource)
+
+
 def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal) -> UUID:
     """The id of what a stateful meter keeps its state for.
 
@@ -54,7 +59,7 @@ def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal
     the kind in a period.
     """
     if meter.kind == "counter":
-        return derived_id("counter", meter.key, resource)
+        return counter_scope(meter, resource)
     if meter.aggregation == "unique":
         return derived_id("unique", meter.key, kind, period, format(value.normalize(EXACT), "f"))
     return derived_id(meter.aggregation, meter.key, kind, period)

@@ -1,18 +1,25 @@
 -- name: meters
-select key, kind, aggregation, on_drop, unit, name, description from meters
+select key, kind, aggregation, on_drop, unit, name, description, on_gap, max_gap_hours, interval_minutes from meters
 
 -- name: meter_page
-select key, kind, aggregation, on_drop, unit, name, description from meters where key > :after order by key limit :limit
+select key, kind, aggregation, on_drop, unit, name, description, on_gap, max_gap_hours, interval_minutes
+from meters
+where key > :after
+order by key
+limit :limit
 
 -- name: meter_in_use
 select true from series as s join measurements as m on m.customer_id = s.customer_id and m.series_id = s.id where s.meter = :key limit 1
 
 -- name: save_meter!
-insert into meters (key, kind, aggregation, on_drop, unit, name, description, created_at)
-values (:key, :kind, :aggregation, :on_drop, :unit, :name, :description, :now)
+insert into meters (key, kind, aggregation, on_drop, unit, name, description, on_gap, max_gap_hours, interval_minutes, created_at)
+values (
+    :key, :kind, :aggregation, :on_drop, :unit, :name, :description, :on_gap, :max_gap_hours, :interval_minutes, :now
+)
 on conflict (key) do update set
     kind = excluded.kind, aggregation = excluded.aggregation, on_drop = excluded.on_drop,
-    unit = excluded.unit, name = excluded.name, description = excluded.description
+    unit = excluded.unit, name = excluded.name, description = excluded.description,
+    on_gap = excluded.on_gap, max_gap_hours = excluded.max_gap_hours, interval_minutes = excluded.interval_minutes
 
 -- name: ensure_meters!
 insert into meters (key, kind, aggregation, on_drop, unit, name, description, created_at)
@@ -41,7 +48,7 @@ from unnest(:customer_ids::uuid[], :ids::uuid[]) with ordinality as sent (custom
 join measurements as m on m.customer_id = sent.customer_id and m.id = sent.id
 
 -- name: states
-select s.customer_id::text, s.scope, s.value, s.at
+select s.customer_id::text, s.scope::text, s.value, s.at
 from unnest(:customer_ids::uuid[], :scopes::uuid[]) as wanted (customer_id, scope)
 join meter_states as s on s.customer_id = wanted.customer_id and s.scope = wanted.scope
 

@@ -23,7 +23,9 @@ from tallystick.metering import quarantine
 from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.quarantine import Quarantined
 from tallystick.metering.service import IntakeQueue
-from tallystick.metering.sources import cloud_events, line_protocol
+from tallystick.metering.sources import cloud_events, line_protocol, prometheus
+from tallystick.metering.sources.line_protocol import MAX_NATURAL_KEY_CHARACTERS
+from tallystick.metering.sources.prometheus import Reader
 from tallystick.metering.sources.values import Refused, check_unit_price, check_value
 
 MAX_PIECES = 1000
@@ -31,6 +33,8 @@ MAX_PIECES = 1000
 
 PIECES_AT_ONCE = 100
 """Pieces that are read and submitted together."""
+
+PieceReader = Callable[[Quarantined], Batch]
 
 MEASUREMENT = "measurement"
 """The source of pieces that were read once already and wait for their meter."""
@@ -57,9 +61,17 @@ class Replay:
 
 
 async def replay(
-    pool: Pool, clock: Clock, intake: IntakeQueue, ids: list[UUID] | None = None, cursor: str | None = None
+    pool: Pool,
+    clock: Clock,
+    intake: IntakeQueue,
+    ids: list[UUID] | None = None,
+    cursor: str | None = None,
+    *,
+    series: Reader | None = None,
 ) -> Replay:
     """Reads these pieces again, or, without ids, a page of those that wait; what is recorded is closed.
+
+    ``series`` reads pieces of Prometheus; without it, they stay.
 
     Raises ``NotFound`` for an id that nothing has, ``InvalidInput`` for more than ``MAX_PIECES`` ids, ``Overloaded``
     and ``Unavailable`` as intake does; it may then be repeated.
@@ -72,18 +84,21 @@ async def replay(
             pieces, following = page.items, page.next
         else:
             pieces, following = [await quarantine.get(conn, piece_id) for piece_id in dict.fromkeys(ids)], None
+    readers = dict(_READERS)
+    if series is not None:
+        readers[prometheus.SOURCE] = partial(_read_series, series)
     replayed: list[Replayed] = []
     for start in range(0, len(pieces), PIECES_AT_ONCE):
         together = pieces[start : start + PIECES_AT_ONCE]
-        outcomes = await asyncio.gather(*(_replay_piece(intake, piece) for piece in together))
+        outcomes = await asyncio.gather(*(_replay_piece(intake, readers, piece) for piece in together))
         async with pool.connection() as conn:
             await quarantine.close(conn, [outcome.id for outcome in outcomes if outcome.recorded], clock.now())
         replayed += outcomes
     return Replay(replayed, following)
 
 
-async def _replay_piece(intake: IntakeQueue, piece: Quarantined) -> Replayed:
-    reader = _READERS.get(piece.source)
+async def _replay_piece(intake: IntakeQueue, readers: dict[str, PieceReader], piece: Quarantined) -> Replayed:
+    reader = readers.get(piece.source)
     if reader is None:
         return Replayed(piece.id, False, 0, 0, "unknown_source", f"nothing reads what came from {piece.source!r}")
     try:
@@ -117,11 +132,15 @@ def _read_lines(piece: Quarantined, *, precision: str) -> Batch:
     return msgspec.structs.replace(batch, creates_meters=False)
 
 
+def _read_series(series: Reader, piece: Quarantined) -> Batch:
+    return series.read_piece(piece.current)
+
+
 def _read_measurement(piece: Quarantined) -> Batch:
     return Batch(MEASUREMENT, [_measurement(piece.current)], [0], [], creates_meters=False)
 
 
-_READERS: dict[str, Callable[[Quarantined], Batch]] = {
+_READERS: dict[str, PieceReader] = {
     cloud_events.SOURCE: _read_events,
     cloud_events.STRICT_SOURCE: _read_cloud_events,
     **{
@@ -141,8 +160,9 @@ def _measurement(raw: bytes) -> Measurement:
         raise Refused("invalid_measurement", f"the piece must be a measurement as JSON: {error}") from None
     if read.at.tzinfo is None:
         raise Refused("invalid_time", "at must be an RFC 3339 instant with a zone", field="at")
-    for name in ("source", "sender_id", "customer", "meter"):
+    for name in ("source", "customer", "meter"):
         check_key(getattr(read, name), name)
+    check_key(read.sender_id, "sender_id", MAX_NATURAL_KEY_CHARACTERS)
     for name in ("kind", "resource", "agent"):
         check_text(getattr(read, name), name)
     return msgspec.structs.replace(

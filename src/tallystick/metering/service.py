@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -14,6 +16,7 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
+from tallystick.metering.gaps import HOUR_MINUTES, max_slots_of
 from tallystick.metering.intake import Intake
 from tallystick.metering.model import Batch, Measurement, Meter, Receipt
 from tallystick.pricing.service import Pricing
@@ -29,9 +32,44 @@ SMALL_BATCH = 100
 """Smaller batches have one lane of their own: what counts for them is that as many as possible share a transaction,
 which costs about as much for one measurement as for a hundred."""
 
+DAY_MINUTES = 24 * 60
+
+INTERVALS = tuple(minutes for minutes in range(3, DAY_MINUTES + 1, 3) if DAY_MINUTES % minutes == 0)
+"""Minutes that a value of a gauge may stand for: exact decimal parts of hours, and a day has a whole number of them."""
+
+MAX_GAP_INTERVALS = 96
+"""So many intervals in a row are filled at most."""
+
+MAX_GAP_HOURS = MAX_GAP_INTERVALS * INTERVALS[-1] // 60
+"""That many of the longest."""
+
+_COUNTING = ("kind", "aggregation", "on_drop", "interval_minutes")
+
 MAX_GROUP_MEASUREMENTS = 30_000
 MAX_QUEUED_MEASUREMENTS = 50_000
 """Per lane."""
+
+MAX_DOORS = 50
+OTHER_DOORS = "other"
+"""Doors are counted by name (what a source is called up to the first colon), so many of them; further ones together."""
+
+
+@dataclass(slots=True)
+class Received:
+    """What the receipts of one door add up to."""
+
+    accepted: int = 0
+    charged: int = 0
+    unpriced: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+
+    def add(self, receipt: Receipt) -> None:
+        self.accepted += receipt.accepted
+        self.charged += receipt.accepted - receipt.unpriced
+        self.unpriced += receipt.unpriced
+        self.duplicates += receipt.duplicates
+        self.rejected += len(receipt.rejected)
 
 
 class IntakeQueue:
@@ -40,6 +78,7 @@ class IntakeQueue:
     def __init__(self, pool: AsyncConnectionPool, intake: Intake) -> None:
         self._pool = pool
         self._intake = intake
+        self._received: dict[str, Received] = {}
         self._small = self._lane("intake-small")
         self._large = [self._lane(f"intake-{number}") for number in range(LANES)]
 
@@ -52,18 +91,28 @@ class IntakeQueue:
         )
 
     @property
+    def lanes(self) -> Sequence[GroupCommit[Batch, Receipt]]:
+        """All of them, the one for small batches first."""
+        return (self._small, *self._large)
+
+    @property
     def queued(self) -> int:
         """How many measurements wait."""
-        return sum(lane.queued_weight for lane in (self._small, *self._large))
+        return sum(lane.queued_weight for lane in self.lanes)
+
+    @property
+    def received(self) -> Mapping[str, Received]:
+        """What has been recorded since the start, by the door through which it came."""
+        return self._received
 
     async def start(self) -> None:
         """Starts the lanes."""
-        for lane in (self._small, *self._large):
+        for lane in self.lanes:
             await lane.start()
 
     async def stop(self) -> None:
         """Records what waits, and ends."""
-        await asyncio.gather(*(lane.stop() for lane in (self._small, *self._large)))
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
 
     async def submit(self, batch: Batch) -> Receipt:
         """The receipt of a batch, once it is durable and charged.
@@ -90,7 +139,13 @@ class IntakeQueue:
             async with conn.transaction():
                 recorded = await self._intake.record(conn, batches)
             recorded.directory.remember(recorded.streams)
-            return recorded.receipts
+        for batch, receipt in zip(batches, recorded.receipts, strict=True):
+            door = batch.source.partition(":")[0]
+            (self._received.get(door) or self._door(door)).add(receipt)
+        return recorded.receipts
+
+    def _door(self, name: str) -> Received:
+        return self._received.setdefault(name if len(self._received) < MAX_DOORS else OTHER_DOORS, Received())
 
 
 def _weight(batch: Batch) -> int:
@@ -131,15 +186,20 @@ class Meters:
     async def put(self, conn: AsyncConnection, meter: Meter) -> Meter:
         """Creates or changes a meter.
 
-        Raises ``InvalidInput``; ``Conflict`` if it has measurements and its kind, aggregation or treatment of drops
-        would change: what was counted one way cannot be continued in another.
+        Raises ``InvalidInput``; ``Conflict`` if it has measurements and its kind, aggregation, interval or treatment of
+        drops would change: what was counted one way cannot be continued in another. From then on its gaps may come to
+        be filled, or be filled in another way, but not become free again.
         """
         _check(meter)
         await self._pricing.change(conn)
         stands = await self.find(conn, meter.key)
         if stands and _counting(stands) != _counting(meter) and await self._in_use(conn, meter.key):
+            fixed = f"{', '.join(_COUNTING[:-1])} and {_COUNTING[-1]}"
+            raise Conflict(f"meter {meter.key!r} has measurements: its {fixed} cannot change", field="kind")
+        if stands and stands.fills_gaps > meter.fills_gaps and await self._in_use(conn, meter.key):
             raise Conflict(
-                f"meter {meter.key!r} has measurements: its kind, aggregation and on_drop cannot change", field="kind"
+                f"meter {meter.key!r} has measurements, whose gaps are filled: its on_gap cannot become free",
+                field="on_gap",
             )
         await conn.execute(_SQL.save_meter, {**_fields(meter), "now": self._clock.now()})
         return meter
@@ -176,11 +236,36 @@ def _check(meter: Meter) -> None:
         check_text(getattr(meter, field), field)
     if meter.kind == "counter" and meter.aggregation != "sum":
         raise InvalidInput("aggregation of a counter must be sum", field="aggregation")
+    _check_intervals(meter)
 
 
-def _counting(meter: Meter) -> tuple[str, str, str]:
-    return meter.kind, meter.aggregation, meter.on_drop
+def _check_intervals(meter: Meter) -> None:
+    is_level = meter.kind == "gauge" and meter.aggregation == "sum"
+    if meter.fills_gaps and not is_level:
+        raise InvalidInput("on_gap must be free unless the meter is a gauge whose aggregation is sum", field="on_gap")
+    if meter.interval_minutes != HOUR_MINUTES and not is_level:
+        raise InvalidInput(
+            f"interval_minutes must be {HOUR_MINUTES} unless the meter is a gauge whose aggregation is sum",
+            field="interval_minutes",
+        )
+    if meter.interval_minutes not in INTERVALS:
+        raise InvalidInput(
+            f"interval_minutes must be a multiple of {INTERVALS[0]} of which a day has a whole number",
+            field="interval_minutes",
+        )
+    if not 1 <= meter.max_gap_hours <= MAX_GAP_HOURS:
+        raise InvalidInput(f"max_gap_hours must be from 1 to {MAX_GAP_HOURS}", field="max_gap_hours")
+    if meter.fills_gaps and not 1 <= max_slots_of(meter) <= MAX_GAP_INTERVALS:
+        raise InvalidInput(
+            f"max_gap_hours must be a time of at least one and at most {MAX_GAP_INTERVALS} intervals, "
+            f"of {meter.interval_minutes} minutes each",
+            field="max_gap_hours",
+        )
 
 
-def _fields(meter: Meter) -> dict[str, str]:
+def _counting(meter: Meter) -> tuple[object, ...]:
+    return tuple(getattr(meter, field) for field in _COUNTING)
+
+
+def _fields(meter: Meter) -> dict[str, object]:
     return {field: getattr(meter, field) for field in Meter.__struct_fields__}

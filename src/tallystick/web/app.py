@@ -23,10 +23,17 @@ from tallystick.web import (
     native_exchange,
     native_grants,
     native_holds,
+    native_jobs,
     native_operations,
     native_quarantine,
+    native_readings,
+    native_resources,
+    native_test_clock,
     native_transactions,
     openstack_credits,
+    operations_surface,
+    platform_billing,
+    prometheus,
 )
 from tallystick.web.edge import Edge, Gate
 from tallystick.web.problems import answer
@@ -36,16 +43,23 @@ ROUTERS = (
     credits_service.router,
     credits_service.users,
     openstack_credits.router,
+    prometheus.router,
     native_catalogue.router,
     native_customers.router,
+    native_resources.router,
     native_grants.router,
     native_agreements.router,
     native_holds.router,
     native_operations.router,
     native_quarantine.router,
+    native_readings.router,
+    native_jobs.router,
+    native_test_clock.router,
     native_assets.router,
     native_exchange.router,
     native_transactions.router,
+    platform_billing.router,
+    operations_surface.router,
     docs.router,
 )
 """The busiest first: routes are tried in this order."""
@@ -54,7 +68,7 @@ ROUTERS = (
 def create_app(service: Service) -> FastAPI:
     """The application over an open service. Opening and closing the service is the caller's business."""
     settings = service.settings
-    middleware = [Middleware(Edge), Middleware(Gate, settings=settings)]
+    middleware = [Middleware(Edge, traffic=service.traffic), Middleware(Gate, settings=settings, clock=service.clock)]
     if origins := [origin.strip() for origin in settings.cors_allowed_origins.split(",") if origin.strip()]:
         # Outside the gate: a preflight carries no key.
         middleware.insert(

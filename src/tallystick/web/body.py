@@ -37,13 +37,18 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     Raises ``TooLarge`` as soon as more is announced or has arrived, ``UnsupportedMedia`` for another encoding,
     ``MalformedBody``.
     """
-    headers = request.headers
-    announced = headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit_bytes:
-        raise _too_large(limit_bytes)
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise UnsupportedMedia("Content-Encoding must be gzip or identity")
+    body = await read_sent(request, limit_bytes)
+    return _decompress(body, limit_bytes) if encoding == "gzip" else body
+
+
+async def read_sent(request: Request, limit_bytes: int) -> bytes:
+    """The body as it was sent. Raises ``TooLarge`` as soon as more is announced or has arrived."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise _too_large(limit_bytes)
     chunks: list[bytes] = []
     length = 0
     async for chunk in request.stream():
@@ -51,8 +56,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         if length > limit_bytes:
             raise _too_large(limit_bytes)
         chunks.append(chunk)
-    body = b"".join(chunks)
-    return _decompress(body, limit_bytes) if encoding == "gzip" else body
+    return b"".join(chunks)
 
 
 def _decompress(body: bytes, limit_bytes: int) -> bytes:

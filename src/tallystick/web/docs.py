@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from tallystick.access.keys import Demand
 from tallystick.settings import Settings
@@ -93,8 +93,8 @@ async def page(request: Request) -> Response:
 
 @router.get("/api/doc")
 async def old_page(request: Request) -> Response:
-    """Where the OpenStack credits service had its page."""
-    return RedirectResponse("/docs")
+    """The same, where the OpenStack credits service had it."""
+    return Response(PAGE, headers=HEADERS, media_type="text/html")
 
 
 @router.get("/docs/{name}")
@@ -114,9 +114,13 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """The OpenAPI document of the routes; which of them ask for a key depends on the settings."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["components"]["schemas"]["Problem"] = PROBLEM
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    }
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            if demand_of(settings, method.upper(), path) is not Demand.NOTHING:
-                operation["security"] = [{"key": []}]
+            demand = demand_of(settings, method.upper(), path)
+            if demand is not Demand.NOTHING:
+                operation["security"] = [{"token" if demand is Demand.TOKEN else "key": []}]
     return document

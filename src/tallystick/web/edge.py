@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from datetime import timedelta
 from secrets import token_hex
 from typing import Final
 
@@ -13,15 +14,26 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tallystick.access.keys import Demand, Keys
+from tallystick.access.oidc import NoIssuerConfigured, Tokens
+from tallystick.access.tokens import ADMIN_SCOPE, Terms
+from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import TallyError
+from tallystick.operations.traffic import Traffic
 from tallystick.settings import Settings
-from tallystick.web.problems import CREDITS_SERVICE_USERS, Surface, refusal_of, say, surface_of
+from tallystick.web.problems import CREDITS_SERVICE_USERS, REFUSAL_CODE, Surface, refusal_of, say, surface_of
 
 REQUEST_ID: Final = b"x-request-id"
 
 _REQUEST_ID_TEXT = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _OPEN_PATHS = ("/ping", "/api/v1/health", "/openapi.json", "/api/doc", "/docs")
-_ADMIN_PATHS = ("/api/v1/quarantine", "/api/v1/verify")
+_ADMIN_PATHS = (
+    "/api/v1/jobs",
+    "/api/v1/test-clock",
+    "/api/v1/quarantine",
+    "/api/v1/readings",
+    "/api/v1/verify",
+    "/logconfig",
+)
 _ADMIN_WRITES = ("/api/v1/prices", "/api/v1/meters", "/api/v1/customers", "/api/v1/assets", "/api/v1/tiers")
 _LINE_PROTOCOL_PATHS = frozenset({"/write", "/api/v2/write"})
 
@@ -33,11 +45,15 @@ _LEVEL = logging.getLogger("tallystick.web")
 def demand_of(settings: Settings, method: str, path: str) -> Demand:
     """What a route asks of its caller. Whatever is not named here asks for a key.
 
-    With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some.
+    With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some, and the
+    platform's surface for tokens as soon as there is an issuer.
     """
     if _is_under(path, _OPEN_PATHS):
         return Demand.NOTHING
-    if surface_of(path) is Surface.CREDITS_SERVICE:
+    surface = surface_of(path)
+    if surface is Surface.PLATFORM:
+        return Demand.NOTHING if settings.dev and settings.oidc_issuer is None else Demand.TOKEN
+    if surface is Surface.CREDITS_SERVICE:
         keys_exist = settings.client_keys or settings.admin_keys
         if settings.dev and not keys_exist:
             return Demand.NOTHING
@@ -55,25 +71,41 @@ def _is_under(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 class Gate:
-    """Lets a request through if its caller has the key that its route asks for."""
+    """Lets a request through if its caller has the key or the token that its route asks for."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, clock: Clock) -> None:
         self._app = app
         self._settings = settings
         self._keys = Keys(settings.client_keys, settings.admin_keys)
+        self._tokens = _tokens(settings, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             demand = demand_of(self._settings, scope["method"], path)
             if demand is not Demand.NOTHING:
-                schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
                 try:
-                    self._keys.check(demand, _authorization(scope), schemes)
+                    await self._admit(demand, path, _authorization(scope))
                 except TallyError as error:
                     await say(surface_of(path), refusal_of(error))(scope, receive, send)
                     return
         await self._app(scope, receive, send)
+
+    async def _admit(self, demand: Demand, path: str, authorization: str | None) -> None:
+        if demand is not Demand.TOKEN:
+            schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
+            self._keys.check(demand, authorization, schemes)
+        elif self._tokens is None:
+            raise NoIssuerConfigured("no issuer of tokens is configured: set OIDC_ISSUER and CF_CLIENT_ID")
+        else:
+            await self._tokens.check(authorization, ADMIN_SCOPE)
+
+
+def _tokens(settings: Settings, clock: Clock) -> Tokens | None:
+    issuer, audience = settings.oidc_issuer, settings.cf_client_id
+    if issuer is None or audience is None:
+        return None
+    return Tokens(Terms(issuer, audience, timedelta(seconds=settings.oidc_clock_skew_seconds)), clock)
 
 
 class Edge:
@@ -83,8 +115,9 @@ class Edge:
     handled is logged, and answered without a word about the inside.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, traffic: Traffic) -> None:
         self._app = app
+        self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,9 +143,12 @@ class Edge:
             status = 499  # nobody is there to be answered; the number is the one that nginx logs
         except Exception as error:
             _log.exception("http.failure", request_id=request_id.decode(), route=_route(scope))
-            if status:
+            if status:  # half of an answer is out already
+                self._traffic.note(_route(scope), scope["method"], 500, time.perf_counter() - began, "internal_error")
                 raise
             await say(surface_of(scope["path"]), refusal_of(error))(scope, receive, send_with_id)
+        seconds = time.perf_counter() - began
+        self._traffic.note(_route(scope), scope["method"], status, seconds, scope.get(REFUSAL_CODE))
         # Thousands a second go well; to tell of each would cost a fifth of them.
         level = logging.INFO if status >= 400 else logging.DEBUG
         if status >= 400 or _LEVEL.isEnabledFor(level):
@@ -122,7 +158,7 @@ class Edge:
                 method=scope["method"],
                 route=_route(scope),
                 status=status,
-                duration_ms=round((time.perf_counter() - began) * 1000, 1),
+                duration_ms=round(seconds * 1000, 1),
                 request_id=request_id.decode(),
             )
 

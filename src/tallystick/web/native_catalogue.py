@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from tallystick.kernel.money import CREDIT
-from tallystick.metering.model import Aggregation, Meter, MeterKind, OnDrop
+from tallystick.metering.model import Aggregation, Meter, MeterKind, OnDrop, OnGap
+from tallystick.metering.service import INTERVALS, MAX_GAP_HOURS
 from tallystick.pricing.functions import MIN_QUANTUM, parse_model, parse_quantum
 from tallystick.pricing.model import NewPrice
 from tallystick.web.native import (
@@ -37,6 +38,9 @@ class MeterAsked(Asked):
     unit: Text = ""
     name: Text = ""
     description: Text = ""
+    on_gap: OnGap = "free"
+    max_gap_hours: Annotated[int, Field(strict=True, ge=1, le=MAX_GAP_HOURS)] = 24
+    interval_minutes: Annotated[int, Field(strict=True, ge=INTERVALS[0], le=INTERVALS[-1])] = 60
 
 
 class MeterShown(MeterAsked):

@@ -77,11 +77,17 @@ async def create_customer(body: CustomerAsked, service: Serving) -> CustomerWith
 
 @router.get("")
 async def list_customers(
-    service: Serving, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+    service: Serving,
+    name: Annotated[
+        Key | None, Query(description="A regular expression that the name fits, in any case; without a name, the key")
+    ] = None,
+    customer_id: Annotated[UUID | None, Query(alias="id")] = None,
+    cursor: Cursor = None,
+    limit: Limit = DEFAULT_LIMIT,
 ) -> Listing[CustomerShown]:
-    """Customers in the order of their keys."""
+    """Customers in the order of their keys; all of them, or by id or name."""
     async with transaction(service) as conn:
-        page = await service.customers.page(conn, cursor, limit)
+        page = await service.customers.page(conn, cursor, limit, name=name, customer_id=customer_id)
     return Listing(items=[CustomerShown.model_validate(customer) for customer in page.items], next=page.next)
 
 

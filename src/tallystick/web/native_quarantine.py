@@ -99,7 +99,9 @@ async def mend_piece(piece_id: UUID, request: Request, service: Serving) -> Piec
 @router.post("/replay", responses=refusals(404, 429, body=True))
 async def replay_pieces(body: ReplayAsked, service: Serving) -> ReplayShown:
     """Reads pieces again, those that are named or a page of all that wait. What is recorded is closed."""
-    done = await replay.replay(service.pool, service.clock, service.intake, body.ids, body.cursor)
+    done = await replay.replay(
+        service.pool, service.clock, service.intake, body.ids, body.cursor, series=service.prometheus
+    )
     pieces = [ReplayedShown.model_validate(piece) for piece in done.pieces]
     return ReplayShown(recorded=sum(piece.recorded for piece in pieces), pieces=pieces, next=done.next)
 

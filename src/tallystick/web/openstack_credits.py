@@ -47,7 +47,7 @@ class BadRequest(TallyError):
     status = 400
 
 
-def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says about the refusals of a route."""
     content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     return {
@@ -73,9 +73,7 @@ _LINES = {
 }
 
 
-@router.post(
-    "/write", status_code=202, response_class=Response, responses=_refuses(400, 413, 429), openapi_extra=_LINES
-)
+@router.post("/write", status_code=202, response_class=Response, responses=refuses(400, 413, 429), openapi_extra=_LINES)
 async def write(request: Request) -> Response:
     """Records lines of the InfluxDB line protocol.
 
@@ -87,7 +85,7 @@ async def write(request: Request) -> Response:
 
 
 @router.post(
-    "/api/v2/write", status_code=204, response_class=Response, responses=_refuses(400, 413, 429), openapi_extra=_LINES
+    "/api/v2/write", status_code=204, response_class=Response, responses=refuses(400, 413, 429), openapi_extra=_LINES
 )
 async def write_v2(request: Request) -> Response:
     """The same for clients of InfluxDB 2, which write to this path."""
@@ -145,7 +143,7 @@ _HISTORY: dict[str, Any] = {
 @router.get(
     "/api/credits_history/{project_name:key}",
     response_model=History,
-    responses={204: {"description": "Nothing was charged in this range"}, **_refuses(400, 404)},
+    responses={204: {"description": "Nothing was charged in this range"}, **refuses(400, 404)},
     openapi_extra=_HISTORY,
 )
 async def credits_history(request: Request) -> Response:
@@ -209,7 +207,7 @@ def _number(microcredits: int) -> msgspec.Raw:
 # Costs
 
 
-@router.get("/api/metrics", responses=_refuses())
+@router.get("/api/metrics", responses=refuses())
 async def metrics(request: Request) -> Response:
     """The counters that are measured, by their friendly names."""
     service: Service = request.app.state.service
@@ -234,9 +232,7 @@ _AMOUNTS = {
 }
 
 
-@router.post(
-    "/api/costs_per_hour", response_model=JsonNumber, responses=_refuses(400, 404, 413), openapi_extra=_AMOUNTS
-)
+@router.post("/api/costs_per_hour", response_model=JsonNumber, responses=refuses(400, 404, 413), openapi_extra=_AMOUNTS)
 async def costs_per_hour(request: Request) -> Response:
     """What resources cost in an hour at today's general prices: the sum of the costs, each rounded by itself."""
     service: Service = request.app.state.service

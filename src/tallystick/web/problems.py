@@ -2,7 +2,8 @@
 
 - native routes: ``application/problem+json`` (RFC 9457) with ``code`` and, where one is at fault, ``field``;
 - credits service: ``{"detail": ...}``, a text, or a list of faults if the request breaks the schema, as FastAPI has it;
-- OpenStack credits: ``text/plain``, ``<status>: <reason>``.
+- OpenStack credits: ``text/plain``, ``<status>: <reason>``;
+- platform billing: ``text/plain``, the sentence alone.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from tallystick.access.keys import MissingKey
+from tallystick.access.tokens import TokenRefused
 from tallystick.kernel.errors import Overloaded, TallyError, Unavailable
 
 PROBLEM_JSON = "application/problem+json"
+REFUSAL_CODE = "tallystick.refusal_code"
+"""Where in the scope of a request the edge finds the code with which it was refused."""
 INTERNAL_ERROR = "Internal server error - please try again later"
 MAX_FAULTS = 20
 """Faults of one request that are named; a body with more is mended step by step."""
@@ -44,11 +49,17 @@ OPENSTACK_PATHS = (
     "/api/metrics",
     "/api/costs_per_hour",
     "/api/doc",
+    "/stats",
+    "/metrics",
+    "/logconfig",
 )
-
+PLATFORM_PATH = "/admin"
+"""With all that is under it."""
+NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
+"""What callers named may stand in a text, which no browser must take for a page."""
 
 _SENTENCES = {"Not Found": "there is nothing at this path", "Method Not Allowed": "this path does not take this method"}
-"""What Starlette's own refusals say on native routes."""
+"""What Starlette's own refusals say on native routes and on the platform's surface."""
 
 
 class Surface(Enum):
@@ -57,6 +68,7 @@ class Surface(Enum):
     NATIVE = "native"
     CREDITS_SERVICE = "credits-service"
     OPENSTACK = "openstack-credits"
+    PLATFORM = "platform-billing"
 
 
 def surface_of(path: str) -> Surface:
@@ -65,7 +77,7 @@ def surface_of(path: str) -> Surface:
         return Surface.CREDITS_SERVICE
     if any(_is_under(path, prefix) for prefix in OPENSTACK_PATHS):
         return Surface.OPENSTACK
-    return Surface.NATIVE
+    return Surface.PLATFORM if _is_under(path, PLATFORM_PATH) else Surface.NATIVE
 
 
 def _is_under(path: str, prefix: str) -> bool:
@@ -106,9 +118,15 @@ def say(surface: Surface, refusal: Refusal) -> Response:
     headers = dict(refusal.headers)
     if surface is Surface.OPENSTACK:
         text = f"{int(refusal.status)}: {refusal.detail}"
-        return Response(text.encode(errors="backslashreplace"), refusal.status, headers, "text/plain")
+        return _Said(refusal, text.encode(errors="backslashreplace"), headers, "text/plain")
+    if surface is Surface.PLATFORM:
+        # Its callers know one status for a database that fails.
+        status = HTTPStatus.INTERNAL_SERVER_ERROR if refusal.code == Unavailable.code else refusal.status
+        text = _SENTENCES.get(refusal.detail, refusal.detail)
+        body_text = text.encode(errors="backslashreplace")
+        return _Said(dataclasses.replace(refusal, status=status), body_text, {**headers, **NO_SNIFFING}, "text/plain")
     if surface is Surface.CREDITS_SERVICE:
-        return _json({"detail": refusal.faults or refusal.detail}, refusal.status, headers, "application/json")
+        return _json(refusal, {"detail": refusal.faults or refusal.detail}, headers, "application/json")
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(refusal.status).phrase,
@@ -120,7 +138,19 @@ def say(surface: Surface, refusal: Refusal) -> Response:
         body["field"] = refusal.field
     if len(refusal.faults) > 1:
         body["errors"] = [{"field": _path(fault["loc"]), "detail": fault["msg"]} for fault in refusal.faults]
-    return _json({**body, **refusal.more}, refusal.status, headers, PROBLEM_JSON)
+    return _json(refusal, {**body, **refusal.more}, headers, PROBLEM_JSON)
+
+
+class _Said(Response):
+    """Leaves the code of the refusal in the scope, whoever sends it."""
+
+    def __init__(self, refusal: Refusal, body: bytes, headers: dict[str, str], media_type: str) -> None:
+        super().__init__(body, refusal.status, headers, media_type)
+        self._code = refusal.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[REFUSAL_CODE] = self._code
+        await super().__call__(scope, receive, send)
 
 
 async def answer(request: Request, error: Exception) -> Response:
@@ -138,9 +168,9 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for methods in matching for method in methods}))
 
 
-def _json(body: object, status: int, headers: dict[str, str], media_type: str) -> Response:
+def _json(refusal: Refusal, body: object, headers: dict[str, str], media_type: str) -> Response:
     # ASCII, so that half a surrogate pair in a name that the caller made up cannot break the answer
-    return Response(json.dumps(body, separators=(",", ":")).encode(), status, headers, media_type)
+    return _Said(refusal, json.dumps(body, separators=(",", ":")).encode(), headers, media_type)
 
 
 def _headers(error: TallyError) -> dict[str, str]:
@@ -148,6 +178,8 @@ def _headers(error: TallyError) -> dict[str, str]:
         return {"Retry-After": str(error.retry_after_seconds)}
     if isinstance(error, MissingKey):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, TokenRefused):
+        return {"WWW-Authenticate": error.challenge}
     return {}
 
 

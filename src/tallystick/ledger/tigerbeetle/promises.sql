@@ -1,6 +1,6 @@
 -- name: lead
 -- One process at a time delivers; the others need not queue for the ledger meanwhile.
-select pg_try_advisory_xact_lock(7411, 2)
+select pg_try_advisory_xact_lock(7411, 4)
 
 -- name: accounts
 select a.id, a.customer_id, a.ledger, a.code, a.flags

@@ -11,7 +11,7 @@ by splitting, and its series is remembered from one request to the next; whateve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -35,7 +35,7 @@ MAX_LINE_CHARACTERS = 1 << 18
 MAX_NATURAL_KEY_CHARACTERS = 512
 """Longest series with timestamp that is used as the sender's id as it is; of a longer one, its hash is."""
 
-MAX_KNOWN_SERIES = 16_384
+MAX_KNOWN_SERIES = 65_536
 """Series that are remembered, about 1 KiB each. Exporters send the same ones again and again."""
 
 NANOSECONDS = {
@@ -232,7 +232,9 @@ def _known_series(key: str, mapping: LineMapping) -> _Series | None:
         tags[name] = text
     if len(tags) != len(pairs) or "" in tags or "" in tags.values():
         return None
-    return _series(measurement, tags, mapping, key if list(tags) == sorted(tags) else _canonical(measurement, tags))
+    return _series(
+        measurement, tags, mapping, key if list(tags) == sorted(tags) else canonical_series(measurement, tags)
+    )
 
 
 def _parse_series(line: str, mapping: LineMapping) -> tuple[_Series, int]:
@@ -252,7 +254,7 @@ def _parse_series(line: str, mapping: LineMapping) -> tuple[_Series, int]:
             raise Refused("duplicate_tag", f"the tag at character {end + 2} must be there only once")
         tags[name] = text
         end = match.end()
-    return _series(measurement, tags, mapping, _canonical(measurement, tags)), end
+    return _series(measurement, tags, mapping, canonical_series(measurement, tags)), end
 
 
 def _parse_fields(line: str, end: int, wanted: str) -> tuple[str, str]:
@@ -301,7 +303,7 @@ def _required(tags: dict[str, str], name: str) -> str:
     return check_key(tags[name], name)
 
 
-def _canonical(measurement: str, tags: dict[str, str]) -> str:
+def canonical_series(measurement: str, tags: Mapping[str, str]) -> str:
     """The one writing of a series that all its writings share: tags sorted by key, nothing escaped without need."""
     parts = [measurement.replace(",", "\\,").replace(" ", "\\ ")]
     for name in sorted(tags):
@@ -320,10 +322,10 @@ def _unescaped(text: str) -> str:
 def _measurement(series: _Series, at_ns: int, value: Decimal) -> Measurement:
     return Measurement(
         SOURCE,
-        _sender_id(series.text, at_ns),
+        natural_key(series.text, at_ns),
         series.customer,
         series.meter,
-        _instant(at_ns),
+        instant_of(at_ns),
         value,
         series.kind,
         series.resource,
@@ -331,8 +333,8 @@ def _measurement(series: _Series, at_ns: int, value: Decimal) -> Measurement:
     )
 
 
-def _sender_id(series: str, at_ns: int) -> str:
-    """The natural key of a point, or its BLAKE2b-256 in hexadecimal."""
+def natural_key(series: str, at_ns: int) -> str:
+    """The natural key of a point, which every source of series uses as the sender's id; or its BLAKE2b-256."""
     key = f"{series} {at_ns}"
     return key if len(key) <= MAX_NATURAL_KEY_CHARACTERS else blake2b(key.encode(), digest_size=32).hexdigest()
 
@@ -343,7 +345,8 @@ def _nanoseconds(timestamp: str, unit: int) -> int:
     return int(timestamp) * unit
 
 
-def _instant(at_ns: int) -> datetime:
+def instant_of(at_ns: int) -> datetime:
+    """The instant, cut to microseconds. Raises ``Refused`` outside the years that are taken."""
     try:
         at = _EPOCH + timedelta(microseconds=at_ns // 1000)
         if EARLIEST <= at < LATEST:

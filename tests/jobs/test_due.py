@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from tallystick.database.pool import Connection, Pool
-from tallystick.jobs.schedule import AT_ONCE, Schedule
+from tallystick.jobs.due import AT_ONCE, Dues
 from tallystick.kernel.clock import TestClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,6 +35,11 @@ class Chores:
             self.done.set()
         return cursor.rowcount
 
+    async def next_due(self, conn: Connection, after: datetime) -> datetime | None:
+        query = "select min(due_at) from chores where not done and due_at > %s"
+        ((soonest,),) = await (await conn.execute(query, (after,))).fetchall()
+        return soonest  # type: ignore[no-any-return]
+
 
 @pytest.fixture
 async def chores(pool: Pool) -> None:
@@ -57,24 +62,24 @@ async def test_all_that_is_due_is_done_in_portions(pool: Pool, chores: None) -> 
     await add(pool, 2 * AT_ONCE + 1, NOON)
     await add(pool, 3, NOON.replace(hour=13))
     due = Chores()
-    schedule = Schedule(pool, TestClock(NOON), {"chores": due})
-    assert await schedule.run_due() == {"chores": 2 * AT_ONCE + 1}
+    dues = Dues(pool, TestClock(NOON), {"chores": due})
+    assert await dues.run_due() == {"chores": 2 * AT_ONCE + 1}
     assert due.asked == [NOON] * 3
     assert await left(pool) == 3
-    assert await schedule.run_due() == {"chores": 0}
+    assert await dues.run_due() == {"chores": 0}
 
 
 async def test_what_fails_is_taken_back_and_stops_no_other(pool: Pool, chores: None) -> None:
     await add(pool, 5, NOON)
-    schedule = Schedule(pool, TestClock(NOON), {"broken": Chores(breaks=1), "sound": Chores()})
+    dues = Dues(pool, TestClock(NOON), {"broken": Chores(breaks=1), "sound": Chores()})
     with structlog.testing.capture_logs() as logs:
-        assert await schedule.run_due() == {"broken": 0, "sound": 5}
-    assert [(log["event"], log["name"]) for log in logs] == [("schedule.failed", "broken"), ("schedule.ran", "sound")]
+        assert await dues.run_due() == {"broken": 0, "sound": 5}
+    assert [(log["event"], log["name"]) for log in logs] == [("due.failed", "broken"), ("due.ran", "sound")]
 
 
 async def test_two_servers_share_the_work(pool: Pool, chores: None) -> None:
     await add(pool, 3 * AT_ONCE, NOON)
-    servers = [Schedule(pool, TestClock(NOON), {"chores": Chores()}) for _ in range(2)]
+    servers = [Dues(pool, TestClock(NOON), {"chores": Chores()}) for _ in range(2)]
     done = await asyncio.gather(*(server.run_due() for server in servers))
     assert sum(each["chores"] for each in done) == 3 * AT_ONCE
     assert await left(pool) == 0
@@ -83,11 +88,21 @@ async def test_two_servers_share_the_work(pool: Pool, chores: None) -> None:
 async def test_it_runs_by_itself_until_it_is_stopped(pool: Pool, chores: None) -> None:
     await add(pool, 1, NOON)
     due = Chores()
-    schedule = Schedule(pool, TestClock(NOON), {"chores": due})
-    async with schedule.running():
+    dues = Dues(pool, TestClock(NOON), {"chores": due})
+    async with dues.running():
         await due.done.wait()
     asked = len(due.asked)
     await add(pool, 1, NOON)
     await asyncio.sleep(0)
     assert len(due.asked) == asked
     assert await left(pool) == 1
+
+
+async def test_it_knows_what_comes_next(pool: Pool, chores: None) -> None:
+    dues = Dues(pool, TestClock(NOON), {"chores": Chores(), "others": Chores()})
+    assert await dues.next_due(NOON) is None
+    for hour in (12, 15, 13):
+        await add(pool, 2, NOON.replace(hour=hour))
+    assert await dues.next_due(NOON) == NOON.replace(hour=13)
+    assert await dues.next_due(NOON.replace(hour=11)) == NOON
+    assert await dues.next_due(NOON.replace(hour=15)) is None
