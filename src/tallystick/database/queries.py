@@ -51,6 +51,14 @@ class UuidArray:
         """``None`` stands for null."""
         self._ids = [item.int.to_bytes(16) if item is not None else None for item in ids]
 
+    @classmethod
+    def joined(cls, arrays: Iterable[UuidArray]) -> UuidArray:
+        """One array of the ids of several."""
+        joined = cls(())
+        for array_ in arrays:
+            joined._ids += array_._ids
+        return joined
+
     @property
     def items(self) -> bytes:
         """The bytes of all ids; nil for null."""

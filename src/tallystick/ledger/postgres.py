@@ -72,7 +72,7 @@ class PostgresLedger:
         results: list[Result] = []
         async with conn.pipeline():
             await self._journal.serialise(conn)
-            books, head = await self._load(conn, transfers)
+            books, head = await self._load(conn, transfers, _joined([columns for _, columns in slices]))
             await self._open_missing(conn, books, transfers, opening)
             new_head = head
             for part, columns in slices:
@@ -99,10 +99,11 @@ class PostgresLedger:
         found = await self._standing(conn, ids, await self._journal.head(conn))
         return {account.id: account for account in found.values()}
 
-    async def _load(self, conn: AsyncConnection, transfers: Sequence[Transfer]) -> tuple[Books, Head]:
+    async def _load(
+        self, conn: AsyncConnection, transfers: Sequence[Transfer], places: dict[str, object]
+    ) -> tuple[Books, Head]:
         """What the books say about these transfers, and where their chain of batches ends."""
         pending = [(t.customer_id, t.pending_id) for t in transfers if t.pending_id and int(t.flags) & _RESOLVING]
-        places = _places([(t.customer_id, t.id) for t in transfers])
         last = await conn.execute(_SQL.head)
         known = await conn.execute(_SQL.transfers, places)
         failed = await conn.execute(_SQL.failed, places)
@@ -252,6 +253,14 @@ class Columns:
         texts = (self.amounts, self.ledgers, self.codes, self.flags, sequences, times)
         ids = (self.customer_ids, self.ids, self.debits, self.credits, self.causes, self.pending_ids)
         return hashlib.sha256(b"".join((head.hash, *(array.items for array in ids), ";".join(texts).encode()))).digest()
+
+
+def _joined(slices: Sequence[Columns]) -> dict[str, object]:
+    """Parameters that name the transfers of all slices."""
+    return {
+        "customer_ids": UuidArray.joined([columns.customer_ids for columns in slices]),
+        "ids": UuidArray.joined([columns.ids for columns in slices]),
+    }
 
 
 class Journal:

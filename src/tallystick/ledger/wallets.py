@@ -131,11 +131,13 @@ class Left(NamedTuple):
 
 def account_id(customer_id: UUID, ledger: int, code: AccountCode) -> UUID:
     """The id of a customer's account of one role in one asset."""
-    return _account_ids(customer_id, ledger)[code]
+    return _account_ids(customer_id.int, ledger)[code]
 
 
 @lru_cache(maxsize=20_000)
-def _account_ids(customer_id: UUID, ledger: int) -> dict[int, UUID]:
+def _account_ids(customer: int, ledger: int) -> dict[int, UUID]:
+    """By role. The customer is the integer of its id, which is found ten times as fast as the id itself."""
+    customer_id = UUID(int=customer)
     return {code: derived_id("account", customer_id, str(ledger), str(code)) for code in map(int, AccountCode)}
 
 
@@ -160,7 +162,7 @@ def transfer_of(
 ) -> Transfer:
     """A movement from one of its payer's accounts to another."""
     payer_id, ledger = movement.payer.id, movement.ledger
-    accounts = _account_ids(payer_id, ledger)
+    accounts = _account_ids(payer_id.int, ledger)
     return Transfer(
         movement.id,
         payer_id,
@@ -267,7 +269,7 @@ class Wallets:
         self, conn: AsyncConnection, customers: Iterable[UUID], ledger: int, *, serialised: bool = False
     ) -> dict[UUID, Left]:
         """What is left to many customers in one asset; nothing without accounts."""
-        ids = {customer_id: _account_ids(customer_id, ledger) for customer_id in customers}
+        ids = {customer_id: _account_ids(customer_id.int, ledger) for customer_id in customers}
         wanted = [(customer_id, owned[code]) for customer_id, owned in ids.items() for code in _LEFT]
         found = await self._ledger.accounts(conn, wanted, serialised=serialised)
         return {customer_id: _left([found.get(owned[code]) for code in _LEFT]) for customer_id, owned in ids.items()}
