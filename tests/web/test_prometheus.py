@@ -225,7 +225,7 @@ async def test_a_body_may_come_without_its_encoding_and_a_1_0_body_as_2_0_is_emp
 @pytest.mark.parametrize("body", [b"", b"garbage", v1(totals(1)), compressed(b"\x0a\xff"), compressed(b"\xff" * 30)])
 async def test_what_is_no_message_must_not_be_sent_again(client: httpx.AsyncClient, body: bytes) -> None:
     answer = await send(client, body)
-    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_body")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_message")
     assert await quarantined(client) == []
 
 

@@ -47,6 +47,7 @@ Document = TypeVar("Document")
 class TokenRefused(TallyError):
     """Whoever calls is not let in. ``challenge`` is what ``WWW-Authenticate`` says (RFC 6750)."""
 
+    code = "token_refused"
     status = 401
     challenge: ClassVar[str] = "Bearer"
 

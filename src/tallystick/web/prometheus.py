@@ -36,6 +36,7 @@ router = APIRouter(prefix="/api/v1/prometheus", tags=["Usage"], route_class=Lean
 class Busy(Overloaded):
     """Too much waits. Senders are told so with the one status on which each of them sends again."""
 
+    code = "busy"
     status = 503
 
 

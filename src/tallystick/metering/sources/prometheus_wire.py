@@ -41,7 +41,7 @@ _VALUE_TAG, _TIMESTAMP_TAG = 0x09, 0x10
 class MalformedMessage(InvalidInput):
     """The bytes are not the message that they are said to be. Sending them again would not help."""
 
-    code = "malformed_body"
+    code = "malformed_message"
     status = 400
 
 
