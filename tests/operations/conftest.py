@@ -197,7 +197,7 @@ async def _hold(service: Service) -> None:
 async def _exchange(service: Service) -> None:
     """In the books of ``mint``, opened empty: grants used, voided or expired, and money that came in without."""
     await service.instructions.carry_out(Instruction(new_id(NOW), "open", "mint", CREDITS, 0, credit_policy="postpaid"))
-    await service.instructions.carry_out(Instruction(new_id(NOW), "top_up", "mint", CREDITS, CREDIT))
+    await service.instructions.carry_out(Instruction(new_id(NOW), "top_up", "mint", CREDITS, CREDIT, "by cheque"))
     grants = [
         GrantCredits(new_id(NOW), "mint", CREDITS, amount * CREDIT, priority=priority, expires_at=expires_at)
         for amount, priority, expires_at in ((6, 2, None), (5, 1, NOW + timedelta(days=9)), (3, 3, None), (2, 2, None))
