@@ -8,11 +8,8 @@ stranger's tokens cannot make us a nuisance to the issuer. While the issuer is a
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -33,6 +30,7 @@ from tallystick.access.tokens import (
 )
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import InvalidInput, TallyError
+from tallystick.kernel.urls import check_url
 
 FRESH_FOR = timedelta(hours=1)
 """Older keys are fetched anew in the background."""
@@ -46,7 +44,6 @@ FETCH_TIMEOUT = timedelta(seconds=5)
 MAX_DOCUMENT_BYTES = 256 << 10
 
 _DISCOVERY = "/.well-known/openid-configuration"
-_URL = re.compile(r"https?://[!-~]+")
 
 _log = structlog.get_logger("tallystick.access")
 
@@ -74,30 +71,7 @@ class IssuerFault(Exception):
 
 def check_issuer(url: str) -> str:
     """Returns the URL of an issuer unchanged. Raises ``InvalidInput`` if it is none, or not safe to be asked."""
-    if "?" in url:
-        raise InvalidInput("an issuer is a URL without a query")
-    return _check_url(url, plain=True)
-
-
-def _check_url(url: str, *, plain: bool) -> str:
-    """``plain``: whether ``http`` will do, which nobody can listen to or answer in between on the loopback only."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise InvalidInput("it must be a URL") from None
-    if not _URL.fullmatch(url) or not host or "@" in parts.netloc or "#" in url:
-        raise InvalidInput("it must be a URL, without a user or a fragment")
-    if parts.scheme == "http" and not (plain and _is_loopback(host)):
-        raise InvalidInput("it must be an https URL; http will do on the loopback only")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return check_url(url, query=False)
 
 
 # Documents
@@ -138,7 +112,7 @@ class Issuer:
     async def ask(self, method: str, url: str, expected: tuple[int, ...] = (200,), **request: Any) -> bytes:
         """The body of its answer. Raises ``IssuerFault`` if there is none, or if its status is not expected."""
         try:
-            _check_url(url, plain=self._is_plain)
+            check_url(url, plain=self._is_plain)
             async with (
                 asyncio.timeout(self._timeout_seconds),  # of it all; httpx would give each read as long
                 httpx.AsyncClient(timeout=None, trust_env=not self._is_plain) as http,  # noqa: S113

@@ -8,7 +8,6 @@ meanwhile: what is on two pages counts once, and a list that did not stand still
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import secrets
 import time
@@ -17,13 +16,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import structlog
 
 from tallystick.kernel.errors import InvalidInput, Unavailable
+from tallystick.kernel.urls import check_url
 from tallystick.metering.sources import cloud_foundry_wire as wire
 from tallystick.metering.sources.cloud_foundry_wire import PlatformRefuses, Resource
 
@@ -41,7 +40,6 @@ GLOBAL_SCOPES: Final = frozenset(
 )
 """Whoever has one of them is shown the whole platform. Others are shown what they have a role in, and no error."""
 
-_URL = re.compile(r"https?://[!-~]+")
 _TOKEN = re.compile(r"[!-~]+")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
@@ -96,28 +94,7 @@ class Waiting:
 
 def check_api_url(url: str) -> str:
     """Returns the URL of a platform's API unchanged. Raises ``InvalidInput`` if it is none, or not safe for secrets."""
-    return _check_url(url, plain=True)
-
-
-def _check_url(url: str, *, plain: bool) -> str:
-    """``plain``: whether ``http`` will do, which nobody can listen to in between on the loopback only."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise InvalidInput("it must be a URL") from None
-    if not _URL.fullmatch(url) or not host or "@" in parts.netloc or "#" in url or "?" in url:
-        raise InvalidInput("it must be a URL, without a user, a query or a fragment")
-    if parts.scheme == "http" and not (plain and _is_loopback(host)):
-        raise InvalidInput("it must be an https URL; http will do on the loopback only")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return check_url(url, query=False)
 
 
 # Lists
@@ -362,7 +339,7 @@ class Platform:
         if link is None:
             raise PlatformRefuses("the platform does not say where its tokens are")
         try:
-            return _check_url(link.href.rstrip("/"), plain=self._api.startswith("http:")) + "/oauth/token"
+            return check_url(link.href.rstrip("/"), plain=self._api.startswith("http:"), query=False) + "/oauth/token"
         except InvalidInput as error:
             raise PlatformRefuses(f"where the platform's tokens are: {error.detail}") from None
 
