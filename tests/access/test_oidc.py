@@ -18,11 +18,9 @@ from tallystick.access.oidc import (
     USABLE_FOR,
     IssuerUnreachable,
     Tokens,
-    check_issuer,
 )
 from tallystick.access.tokens import ADMIN_SCOPE, InvalidToken, MissingScope, Terms, TokenRefused, UnreadableClaims
 from tallystick.kernel.clock import TestClock
-from tallystick.kernel.errors import InvalidInput
 from tests.doubles.oidc_provider import CERTIFICATE, CLIENT_ID, Provider
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -455,55 +453,3 @@ async def test_nothing_that_somebody_shows_is_logged(provider: Provider, tokens:
     told = json.dumps(logs)
     assert "oidc.token_refused" in told
     assert not [part for text in shown for part in text.split(".") if part in told]
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://uaa.example.gov/oauth/token",
-        "https://issuer.example/",
-        "https://issuer.example:8443",
-        "https://192.0.2.1",
-        "http://127.0.0.1:8080",
-        "http://127.8.8.8",
-        "http://[::1]:8080/realm",
-        "http://localhost:8080/uaa",
-    ],
-)
-def test_an_issuer_is_asked_over_https_or_on_this_machine(url: str) -> None:
-    assert check_issuer(url) == url
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "issuer.example",
-        "//issuer.example",
-        "http://issuer.example",
-        "http://10.0.0.1",
-        "http://localhost.example",
-        "http://127.0.0.1.example",
-        "http://127.0.0.1@issuer.example",
-        "ftp://127.0.0.1",
-        "file:///etc/passwd",
-        "https://",
-        "https:///path",
-        "https://user@issuer.example",
-        "https://user:word@issuer.example",  # pragma: allowlist secret
-        "https://issuer.example?a=b",
-        "https://issuer.example#part",
-        "https://issuer.example/a b",
-        "https://issuer.example/\n",
-        "https://issuer.example:port",
-        "https://issuer.example:99999",
-        "https://[::1",
-        "https://issuér.example",
-    ],
-)
-def test_other_addresses_are_refused(url: str) -> None:
-    with pytest.raises(InvalidInput):
-        check_issuer(url)

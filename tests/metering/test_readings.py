@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from tallystick.kernel.ids import NIL, new_id
 from tallystick.metering import quarantine, readings, replay
 from tallystick.metering.model import Batch, Receipt
 from tallystick.metering.quarantine import Quarantined
-from tallystick.metering.reading_model import MAX_FAULTS, Counts, Reading, interval_of
+from tallystick.metering.reading_model import MAX_FAULTS, Counts, Reading
 from tallystick.metering.readings import Readings
 from tallystick.metering.resources import Resources, Wanted
 from tallystick.metering.service import IntakeQueue
@@ -124,6 +123,16 @@ async def test_fixed_a_resource_that_moves_or_changes_its_plan_is_measured_as_wh
     clock.advance(HOUR)
     await taken.take(Sweepable(items=[item("db", customer="bob", kind="large")]), periodic=True)
     assert [row[:3] for row in await measured(service)] == [("ada", "cfapps", "small"), ("bob", "cfapps", "large")]
+
+
+async def test_an_empty_sweep_is_a_complete_reading(service: Service, taken: Readings) -> None:
+    class Empty:
+        key = "empty"
+
+        async def sweep(self) -> Sweep:
+            return Sweep([], [])
+
+    assert ((await taken.take(Empty(), periodic=True)).state, await measured(service)) == ("complete", [])
 
 
 # What cannot be measured as it is
@@ -472,39 +481,3 @@ async def test_a_customer_that_exists_keeps_its_payer(service: Service, taken: R
     await create_price(service, "cfapps")
     await taken.take(Sweepable(items=[item("a", 3)]), periodic=True)
     assert (await balance(service, "boss")).used == 6_000_000
-
-
-# Intervals
-
-
-def test_intervals_begin_on_the_hour_or_as_they_are_set() -> None:
-    at = datetime(2026, 3, 8, 7, 44, 59, 999_999, tzinfo=UTC)
-    assert interval_of(at, HOUR) == at.replace(minute=0, second=0, microsecond=0)
-    assert interval_of(at, timedelta(minutes=15)) == at.replace(minute=30, second=0, microsecond=0)
-    assert interval_of(at, timedelta(days=1)) == datetime(2026, 3, 8, tzinfo=UTC)
-
-
-async def test_another_interval(service: Service, clock: TestClock) -> None:
-    quarters = Readings(
-        service.pool,
-        clock,
-        service.intake,
-        Resources(clock, service.customers),
-        interval=timedelta(minutes=15),
-    )
-    source = Sweepable(items=[item("a", Decimal("0.5"))])
-    for _ in range(12):
-        await quarters.take(source, periodic=True)
-        clock.advance(timedelta(minutes=5))
-    assert source.sweeps == 4
-    assert await quantity(service, "ada") == 2
-
-
-async def test_an_empty_sweep_is_a_complete_reading(service: Service, taken: Readings) -> None:
-    class Empty:
-        key = "empty"
-
-        async def sweep(self) -> Sweep:
-            return Sweep([], [])
-
-    assert ((await taken.take(Empty(), periodic=True)).state, await measured(service)) == ("complete", [])
