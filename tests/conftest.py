@@ -1,6 +1,8 @@
 """What every room's tests may ask for. The database is always a real one.
 
-``TALLY_TEST_DATABASE_URL`` (a URL of a superuser) puts the tests on a server of yours; otherwise they start their own.
+The tests start a server of their own, one for each worker. ``TALLY_TEST_POSTGRES`` names a folder with programs
+of PostgreSQL other than the wheel's for it; ``TALLY_TEST_DATABASE_URL`` (a URL of a superuser) puts the tests on a server
+of yours instead.
 """
 
 from __future__ import annotations
@@ -35,10 +37,12 @@ def database_server() -> Iterator[str]:
     if given := os.environ.get("TALLY_TEST_DATABASE_URL"):
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="tally-tests-") as folder, EmbeddedPostgres.start(Path(folder)) as server:
-        _administer(
-            server.url, "ALTER SYSTEM SET fsync = off"
-        )  # no test cuts the power; each makes and drops a database
+    programs = os.environ.get("TALLY_TEST_POSTGRES")
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-tests-") as folder,
+        EmbeddedPostgres.start(Path(folder), binaries=Path(programs) if programs else None) as server,
+    ):
+        _administer(server.url, "ALTER SYSTEM SET fsync = off")  # no test cuts the power
         _administer(server.url, "SELECT pg_reload_conf()")
         yield server.url
 
@@ -53,8 +57,8 @@ def database_template(database_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(database_server: str, database_template: str) -> Iterator[str]:
-    """The URL of a migrated, empty database of this test's own."""
-    with new_database(database_server, f"TEMPLATE {database_template}") as url:
+    """The URL of a migrated, empty database of this test's own. Its files are copied without passing the log."""
+    with new_database(database_server, f"TEMPLATE {database_template} STRATEGY file_copy") as url:
         yield url
 
 

@@ -14,6 +14,7 @@ from tallystick.commands import console, customers, jobs, ledger, prices, quaran
 from tallystick.commands.database import migrate, psql
 from tallystick.commands.importing import import_files
 from tallystick.commands.options import ExitCode, Json
+from tallystick.commands.post import post
 from tallystick.commands.proof import explain, verify
 from tallystick.commands.pull import pull_usage
 from tallystick.commands.serve import serve
@@ -56,6 +57,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(jobs.app, name="jobs")
 app.command()(usage)
+app.command()(post)
 app.command()(verify)
 app.command()(explain)
 app.command()(token)

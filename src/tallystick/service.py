@@ -7,22 +7,27 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from tallystick.billing.agreements import Agreements, Tiers
 from tallystick.billing.bills import Bills
 from tallystick.billing.instructions import Instructions
+from tallystick.billing.payers import Payers
+from tallystick.billing.platform_ledger import PlatformLedger
+from tallystick.billing.posting import Postings
 from tallystick.billing.transactions import Transactions
 from tallystick.billing.usage_tree import UsageTrees
 from tallystick.customers.hierarchy import Hierarchy
 from tallystick.customers.service import Customers
 from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
-from tallystick.jobs import measuring
+from tallystick.jobs import measuring, posting
 from tallystick.jobs.books_clock import hurried, moving_clock, standing_clock
 from tallystick.jobs.due import Dues
 from tallystick.jobs.kinds import Kind
 from tallystick.jobs.measuring import Measuring
 from tallystick.jobs.metrics import job_metrics
+from tallystick.jobs.posting import PostUsage
 from tallystick.jobs.pruning import Pruning
 from tallystick.jobs.queue import Jobs
 from tallystick.jobs.rehearsal import Rehearsal
@@ -45,7 +50,9 @@ from tallystick.metering.charges import Charges
 from tallystick.metering.cloud_foundry import install_cloud_foundry_meters
 from tallystick.metering.directory import Directories
 from tallystick.metering.intake import Intake
+from tallystick.metering.kinds import Kinds
 from tallystick.metering.openstack import install_openstack_meters
+from tallystick.metering.organizations import Organizations
 from tallystick.metering.readings import Readings
 from tallystick.metering.resources import Resources
 from tallystick.metering.series import open_series
@@ -78,8 +85,10 @@ class Service:
     hierarchy: Hierarchy
     pricing: Pricing
     meters: Meters
+    kinds: Kinds
     resources: Resources
     cloud_foundry: CloudFoundry | None
+    organizations: Organizations
     readings: Readings
     wallets: Wallets
     intake: IntakeQueue
@@ -94,8 +103,11 @@ class Service:
     exchanges: Exchanges
     charges: Charges
     bills: Bills
+    postings: Postings
+    payers: Payers
     usage_trees: UsageTrees
     transactions: Transactions
+    platform_ledger: PlatformLedger
     explain: Explain
     verify: Verify
     health: Health
@@ -202,17 +214,16 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
     pricing = Pricing(clock, customers)
     directories = Directories(clock, pricing, customers)
     charges = Charges()
+    transactions = Transactions(clock)
     traffic = Traffic()
     intake = IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets))
     resources = Resources(clock, customers)
     cloud_foundry = cloud_foundry_of(settings)
-    instructions = Instructions(desk, customers, ledger, wallets)  # first: it creates customers, before any posts
-    holds = Holds(clock, desk, ledger, wallets, customers.find)
-    grants = Grants(clock, desk, ledger, wallets, customers.find)
-    agreements = Agreements(clock, desk, customers, ledger, grants)
-    due = Dues(pool, clock, {"agreements": agreements, "grants": grants, "holds": holds})
-    readings = Readings(pool, clock, intake, resources, [cloud_foundry] if cloud_foundry else [])
-    jobs = _jobs(settings, clock, pool, readings)
+    orders = _orders(clock, desk, customers, ledger, wallets)
+    due = Dues(pool, clock, {"agreements": orders.agreements, "grants": orders.grants, "holds": orders.holds})
+    postings = Postings(pool, clock, settings.zone, pricing, wallets)
+    readings = Readings(pool, clock, intake, resources, customers, [cloud_foundry] if cloud_foundry else [])
+    jobs = _jobs(settings, clock, pool, readings, postings)
     timetable = Timetable(SCHEDULE, settings.zone)
     prometheus = Reader(open_series(settings.series_file, settings.whitelist))
     return Service(
@@ -226,24 +237,29 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         hierarchy=hierarchy,
         pricing=pricing,
         meters=Meters(clock, pricing),
+        kinds=Kinds(clock),
         resources=resources,
         cloud_foundry=cloud_foundry,
+        organizations=Organizations(),
         readings=readings,
         wallets=wallets,
         intake=intake,
         prometheus=prometheus,
         settlement=Settlement(pool, pricing, wallets),
         desk=desk,
-        instructions=instructions,
-        holds=holds,
-        grants=grants,
+        instructions=orders.instructions,
+        holds=orders.holds,
+        grants=orders.grants,
         tiers=Tiers(clock, assets),
-        agreements=agreements,
-        exchanges=Exchanges(clock, desk, ledger, wallets, customers.find),
+        agreements=orders.agreements,
+        exchanges=orders.exchanges,
         charges=charges,
         bills=Bills(clock, settings.zone, customers, charges),
+        postings=postings,
+        payers=Payers(clock, customers, pricing, assets, ledger, wallets, postings),
         usage_trees=UsageTrees(clock, customers, hierarchy, assets, display_rates),
-        transactions=Transactions(clock),
+        transactions=transactions,
+        platform_ledger=PlatformLedger(transactions, settings.zone),
         explain=Explain(pricing),
         verify=Verify(pricing, ledger, pool),
         health=Health(intake, ledger),
@@ -258,10 +274,30 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
     )
 
 
-def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings) -> Jobs:
+class _Orders(NamedTuple):
+    """Whoever takes orders from the desk."""
+
+    instructions: Instructions
+    holds: Holds
+    grants: Grants
+    agreements: Agreements
+    exchanges: Exchanges
+
+
+def _orders(clock: Clock, desk: Desk, customers: Customers, ledger: Ledger, wallets: Wallets) -> _Orders:
+    """In the order in which orders of one group are carried out: instructions create customers, before any posts."""
+    instructions = Instructions(desk, customers, ledger, wallets)
+    holds = Holds(clock, desk, ledger, wallets, customers.find)
+    grants = Grants(clock, desk, ledger, wallets, customers.find)
+    agreements = Agreements(clock, desk, customers, ledger, grants)
+    return _Orders(instructions, holds, grants, agreements, Exchanges(clock, desk, ledger, wallets, customers.find))
+
+
+def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings, postings: Postings) -> Jobs:
     """The queue, and all kinds of jobs."""
     kinds = [
         Kind(measuring.NAME, Measuring(readings).run),
+        Kind(posting.NAME, PostUsage(postings, settings.zone).run, timeout_seconds=posting.TIMEOUT_SECONDS),
         Kind("prune-jobs", Pruning(pool, clock, keep_days=settings.keep_jobs_days).run),
     ]
     return Jobs(pool, kinds, attempts=settings.job_attempts, first_pause_seconds=settings.job_retry_seconds)

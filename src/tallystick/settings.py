@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """The issuer whose tokens open ``/admin``, as they name it. Once set, callers must show one, with ``--dev`` too."""
     oidc_clock_skew_seconds: int = Field(60, ge=0, le=600, validation_alias=_named("OIDC_CLOCK_SKEW_SECONDS"))
     """How much the issuer's clock may differ from ours."""
+    oidc_customer_claim: str = Field("customer_id", validation_alias=_named("OIDC_CUSTOMER_CLAIM"))
+    """The claim that names the customer, by key or id, whose usage a token with the scope ``usage.read`` shows."""
     cf_client_id: str | None = Field(None, validation_alias=_named("CF_CLIENT_ID", "CF_CLIENT_ID"))
     """The platform's name for this service: the audience of tokens, and who asks for one with ``tally token``."""
     cf_client_secret: SecretStr | None = Field(None, validation_alias=_named("CF_CLIENT_SECRET", "CF_CLIENT_SECRET"))

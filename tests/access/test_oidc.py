@@ -19,7 +19,16 @@ from tallystick.access.oidc import (
     IssuerUnreachable,
     Tokens,
 )
-from tallystick.access.tokens import ADMIN_SCOPE, InvalidToken, MissingScope, Terms, TokenRefused, UnreadableClaims
+from tallystick.access.tokens import (
+    ADMIN_SCOPE,
+    READ_SCOPE,
+    InvalidToken,
+    MissingScope,
+    MissingToken,
+    Terms,
+    TokenRefused,
+    UnreadableClaims,
+)
 from tallystick.kernel.clock import TestClock
 from tests.doubles.oidc_provider import CERTIFICATE, CLIENT_ID, Provider
 
@@ -101,6 +110,26 @@ async def test_a_token_without_the_scope_is_not_enough(provider: Provider, token
         with pytest.raises(UnreadableClaims) as refused_claims:
             await tokens.check(provider.bearer(clock.now(), scope=odd), ADMIN_SCOPE)
         assert (refused_claims.value.status, refused_claims.value.detail) == (401, "cannot parse claims")
+
+
+async def test_whose_usage_a_token_shows(provider: Provider, tokens: Tokens, clock: TestClock) -> None:
+    async def seen(claim: str = "customer_id", **claims: Any) -> str | None:
+        return await tokens.customer_seen(provider.bearer(clock.now(), **claims), claim)
+
+    assert await seen(scope=[READ_SCOPE], customer_id="ada") == "ada"
+    assert await seen("org_id", scope="openid usage.read", customer_id="ada", org_id="org-1") == "org-1"
+    for scope in ([ADMIN_SCOPE], [READ_SCOPE, ADMIN_SCOPE]):
+        assert await seen(scope=scope, customer_id="ada") is None
+    for claims in ({"scope": [READ_SCOPE]}, {"scope": [], "customer_id": "ada"}, {"scope": None, "customer_id": "ada"}):
+        with pytest.raises(MissingScope) as refused:
+            await seen(**claims)
+        assert refused.value.challenge == 'Bearer error="insufficient_scope", scope="usage.read"'
+    with pytest.raises(UnreadableClaims):
+        await seen(scope=[READ_SCOPE], customer_id=7)
+    with pytest.raises(InvalidToken):
+        await seen(scope=[READ_SCOPE], customer_id="ada", aud="other")
+    with pytest.raises(MissingToken):
+        await tokens.customer_seen(None, "customer_id")
 
 
 @pytest.mark.parametrize(

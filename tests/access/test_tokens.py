@@ -25,6 +25,7 @@ from tallystick.access.tokens import (
     TokenRefused,
     UnreadableClaims,
     UnreadableDocument,
+    customer_in,
     expiry_of,
     payload_of,
     read_keys,
@@ -351,6 +352,26 @@ def test_a_token_is_valid_from_nbf_until_before_exp_give_or_take_the_skew(skew_s
 
     assert is_valid(exp=SECONDS - skew_seconds + offset) is (offset > 0)
     assert is_valid(nbf=SECONDS + skew_seconds + offset) is (offset <= 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "customer"),
+    [
+        ({}, None),
+        ({"customer_id": None}, None),
+        ({"org_id": "ada"}, None),
+        ({"customer_id": "ada"}, "ada"),
+        ({"customer_id": "a/b é", "org_id": "other"}, "a/b é"),
+    ],
+)
+def test_a_token_may_name_a_customer(changes: dict[str, Any], customer: str | None) -> None:
+    assert customer_in(payload(**changes), "customer_id") == customer
+
+
+@pytest.mark.parametrize("named", ["", " ", 7, True, ["ada"], {"key": "ada"}, "a\0", "x" * 257, "\ud800"])
+def test_what_names_no_customer_cannot_be_parsed(named: Any) -> None:
+    with pytest.raises(UnreadableClaims):
+        customer_in(payload(customer_id=named), "customer_id")
 
 
 # What is shown of a token that nobody has verified

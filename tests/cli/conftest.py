@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 
 def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("TALLY_") and name != "TALLY_TEST_DATABASE_URL"]:
+    for name in [name for name in os.environ if re.match("TALLY_(?!TEST_)", name)]:
         monkeypatch.delenv(name)
     for name in ("API_KEYS", "ADMIN_API_KEYS", "PORT", "OIDC_ISSUER", "CF_CLIENT_ID", "CF_CLIENT_SECRET", "CF_API_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from tallystick.ledger.wallets import PostingPolicy
 from tallystick.metering.sources.sweep import Failure, Item, Sweep
 
 
@@ -15,6 +16,7 @@ class Sweepable:
     """Answers with what stands in it at that moment."""
 
     key: str = "platform"
+    posting_policy: PostingPolicy = "immediate"
     items: list[Item] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     """Parts that cannot be read, each a meter, with the reason: their items are not seen."""

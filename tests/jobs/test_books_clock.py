@@ -21,7 +21,8 @@ from tallystick.jobs.books_clock import (
 from tallystick.jobs.timetable import Timetable
 from tallystick.kernel.clock import Clock, SystemClock, TestClock
 from tallystick.kernel.errors import Unavailable
-from tests.jobs.conftest import NEW_YORK, until
+from tests.jobs.conftest import NEW_YORK
+from tests.waiting import until_waiting
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,11 +80,7 @@ async def test_the_first_one_decides(pool: Pool, database_url: str) -> None:
     ):
         await other.execute("insert into books_clock (kind, stands_at) values ('test', %s)", (BEGIN,))
         waiting = asyncio.create_task(standing_clock(conn))
-
-        async def is_waiting() -> bool:
-            return bool(await (await other.execute("select 1 from pg_locks where not granted")).fetchall())
-
-        await until(is_waiting)
+        await until_waiting(other, conn)
         await other.commit()
         assert (await waiting).now() == BEGIN
 

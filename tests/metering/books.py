@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from tallystick.customers.model import NewCustomer
+from tallystick.customers.model import Customer, NewCustomer
 from tallystick.kernel.ids import NIL
-from tallystick.ledger.wallets import Balance, CreditPolicy, Movement, TransferCode
+from tallystick.ledger.wallets import Balance, CreditPolicy, Movement, PostingPolicy, TransferCode
 from tallystick.metering.model import Batch, Measurement, Meter, Receipt, Unreadable
 from tallystick.operations.verify import snapshot
 from tallystick.pricing.functions import parse_model
@@ -67,6 +67,7 @@ COUNTING = (
 
 EMPTY = """
 delete from measurements; delete from usage_totals; delete from series; delete from meter_states; delete from resources;
+delete from former_payers; delete from unposted_usage; delete from postings; delete from posting_lines;
 delete from quarantine; delete from readings; delete from gauge_levels;
 delete from ledger_transfers; delete from ledger_batches; delete from ledger_failures; delete from ledger_outbox;
 delete from ledger_accounts; delete from ledger_milestones; delete from ledger_home;
@@ -147,10 +148,26 @@ async def put_meter(service: Service, meter: Meter) -> Meter:
 
 
 async def create_customer(
-    service: Service, key: str, *, payer: str | None = None, credit_policy: CreditPolicy = "postpaid"
+    service: Service,
+    key: str,
+    *,
+    payer: str | None = None,
+    credit_policy: CreditPolicy = "postpaid",
+    posting_policy: PostingPolicy = "immediate",
 ) -> str:
+    new = NewCustomer(key, payer=payer, credit_policy=credit_policy, posting_policy=posting_policy)
     async with service.pool.connection() as conn, conn.transaction():
-        return (await service.customers.create(conn, NewCustomer(key, payer=payer, credit_policy=credit_policy))).key
+        return (await service.customers.create(conn, new)).key
+
+
+async def set_payer(service: Service, key: str, payer: str | None) -> Customer:
+    async with service.pool.connection() as conn, conn.transaction():
+        return await service.payers.change(conn, key, payer)
+
+
+async def set_posting_policy(service: Service, key: str, policy: PostingPolicy) -> Customer:
+    async with service.pool.connection() as conn, conn.transaction():
+        return await service.payers.set_posting_policy(conn, key, policy)
 
 
 async def create_price(

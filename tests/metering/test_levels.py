@@ -263,7 +263,7 @@ async def test_a_missed_reading_is_filled_and_an_app_that_was_stopped_is_not(
     """``stops`` is missing from a reading that took place, ``stays`` only because nothing could be read."""
     await put_meter(service, Meter("cfapps", "gauge", on_gap="held"))
     source = Sweepable(items=[item("stays", 4), item("stops", 16)])
-    readings = Readings(service.pool, clock, service.intake, service.resources)
+    readings = Readings(service.pool, clock, service.intake, service.resources, service.customers)
 
     async def hourly(*items: str, error: Exception | None = None) -> None:
         source.items = [each for each in (item("stays", 4), item("stops", 16)) if each.resource in items]
@@ -285,7 +285,7 @@ async def test_a_meter_that_failed_in_a_partial_reading_was_not_read(service: Se
     for key in ("cfapps", "cfservices"):
         await put_meter(service, Meter(key, "gauge", on_gap="held"))
     everything = [item("a", 3), item("db", 1, meter="cfservices")]
-    readings = Readings(service.pool, clock, service.intake, service.resources)
+    readings = Readings(service.pool, clock, service.intake, service.resources, service.customers)
     for items, broken in ((everything, {}), (everything[1:], {"cfapps": "500"}), (everything, {})):
         await readings.take(Sweepable(items=items, broken=broken), periodic=True)
         clock.advance(HOUR)
@@ -296,7 +296,7 @@ async def test_a_meter_that_failed_in_a_partial_reading_was_not_read(service: Se
 async def test_a_piece_that_is_repaired_days_later_replaces_the_estimate(service: Service, clock: TestClock) -> None:
     await put_meter(service, Meter("cfapps", "gauge", on_gap="held"))
     await create_price(service, "cfapps")
-    readings = Readings(service.pool, clock, service.intake, service.resources)
+    readings = Readings(service.pool, clock, service.intake, service.resources, service.customers)
     for error in (None, Unavailable("gone"), None):
         await readings.take(Sweepable(items=[item("a", 3)], error=error), periodic=True)
         clock.advance(HOUR)

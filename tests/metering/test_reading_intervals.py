@@ -27,6 +27,7 @@ async def test_another_interval(service: Service, clock: TestClock) -> None:
         clock,
         service.intake,
         Resources(clock, service.customers),
+        service.customers,
         interval=timedelta(minutes=15),
     )
     source = Sweepable(items=[item("a", Decimal("0.5"))])

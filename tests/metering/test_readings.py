@@ -14,6 +14,7 @@ import pytest
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, Overloaded, Unavailable
 from tallystick.kernel.ids import NIL, new_id
+from tallystick.ledger.wallets import PostingPolicy
 from tallystick.metering import quarantine, readings, replay
 from tallystick.metering.model import Batch, Receipt
 from tallystick.metering.quarantine import Quarantined
@@ -32,7 +33,7 @@ HOUR = timedelta(hours=1)
 
 def readings_of(service: Service, *sources: Sweepable, intake: Any = None) -> Readings:
     resources = Resources(service.clock, service.customers)
-    return Readings(service.pool, service.clock, intake or service.intake, resources, sources)
+    return Readings(service.pool, service.clock, intake or service.intake, resources, service.customers, sources)
 
 
 @pytest.fixture
@@ -128,6 +129,7 @@ async def test_fixed_a_resource_that_moves_or_changes_its_plan_is_measured_as_wh
 async def test_an_empty_sweep_is_a_complete_reading(service: Service, taken: Readings) -> None:
     class Empty:
         key = "empty"
+        posting_policy: PostingPolicy = "immediate"
 
         async def sweep(self) -> Sweep:
             return Sweep([], [])
@@ -449,7 +451,7 @@ async def test_readings_are_listed_newest_first(service: Service, taken: Reading
     for hour in range(4):
         for key in ("one", "two"):
             broken = {"cfapps": "?"} if hour == 2 else {}
-            expected.append(await taken.take(Sweepable(key, [item("a")], broken), periodic=True))
+            expected.append(await taken.take(Sweepable(key, items=[item("a")], broken=broken), periodic=True))
         clock.advance(HOUR)
     expected.sort(key=lambda reading: (reading.at, reading.id), reverse=True)
 

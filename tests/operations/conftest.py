@@ -16,6 +16,7 @@ from tallystick.billing.instructions import Instruction
 from tallystick.billing.transactions import Transactions, Wanted
 from tallystick.customers.service import Customers
 from tallystick.database.pool import Connection, Pool, open_pool
+from tallystick.kernel.calendar import month_before
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.ids import new_id
 from tallystick.ledger import remaining
@@ -43,6 +44,7 @@ from tests.metering.books import (
     grant,
     measurement,
     put_meter,
+    set_payer,
     submit,
 )
 
@@ -103,9 +105,20 @@ async def _keep_books(url: str) -> None:
         await _note_grants(service)
         await _exchange(service)
         await _keep_places(service)
+        await _post(service)
         # What waited without a price is charged when it gets one; a dynamic price turns its quantity into money.
         await submit(service, measurement("solo", 4, meter="fees", sender_id="fee", unit_price="0.5"))
         await create_price(service, "fees", DYNAMIC)
+
+
+async def _post(service: Service) -> None:
+    """``bureau`` is posted monthly: February with a supplement, March not yet. ``office`` paid for itself before."""
+    await create_customer(service, "bureau", posting_policy="monthly")
+    await submit(service, measurement("office", 73, at=FEBRUARY, sender_id="own"))
+    await set_payer(service, "office", "bureau")
+    for sender_id, at in (("posted", FEBRUARY), ("supplement", FEBRUARY), ("noted", MARCH)):
+        await submit(service, measurement("office", 730, at=at, sender_id=sender_id))
+        await service.postings.post(month_before(NOW))
 
 
 async def _set_up(service: Service) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tallystick.database.pool import Connection
 from tallystick.operations.verify import Verdict
 
-ACME, DESK, LAB, MINT, SHOP, SOLO = (
-    f"(select id from customers where key = '{key}')" for key in ("acme", "desk", "lab", "mint", "shop", "solo")
+ACME, BUREAU, DESK, LAB, MINT, OFFICE, SHOP, SOLO = (
+    f"(select id from customers where key = '{key}')"
+    for key in ("acme", "bureau", "desk", "lab", "mint", "office", "shop", "solo")
 )
 A_CHARGE = f"customer_id = {ACME} and sender_id = 'month'"
 A_BILL = f"code = 3 and customer_id = {ACME}"

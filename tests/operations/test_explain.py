@@ -84,6 +84,8 @@ async def test_a_charge_is_told_as_json(conn: Connection, explain: Explain) -> N
         "asset": "CREDIT",
         "amount": "0.75",
         "arithmetic": explanation.arithmetic,
+        "postings": [],
+        "is_noted": False,
         "transfers": [
             {
                 "id": await value(conn, "select transfer_id from measurements where sender_id = 'call'"),

@@ -325,6 +325,7 @@ async def test_only_what_is_the_customers_is_read(conn: Connection, verify: Veri
         "charges_equal_totals": 1,
         "charges_follow_arithmetic": 2,
         "posted_equals_charged": 2,
+        "postings_accounted": 0,
         "measurements_accounted": 2,
         "grants_accounted": 1,
         "holds_accounted": 0,

@@ -360,7 +360,10 @@ class Elsewhere:
         self, conn: Connection, ids: Collection[tuple[UUID, UUID]], *, serialised: bool = False
     ) -> dict[UUID, Account]:
         assert serialised, "nobody may post meanwhile"
-        query = "select count(*) from pg_locks where locktype = 'advisory' and classid = 7411 and objid = 1 and granted"
+        query = (
+            "select count(*) from pg_locks where locktype = 'advisory' and classid = 7411 and objid = 1 and granted"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
         assert await (await conn.execute(query)).fetchone() == (1,)
         found = await self._ledger.accounts(self._conn, ids)
         await self._conn.execute(

@@ -339,7 +339,7 @@ async def test_tampering_is_found_and_named(name: str, conn: Connection, verify:
 
 async def test_the_books_have_operations_of_every_type(conn: Connection) -> None:
     rows = await (await conn.execute("select distinct type from wallet_operations order by type")).fetchall()
-    assert [name for (name,) in rows] == ["bill", "grant", "hold", "open", "top_up"]
+    assert [name for (name,) in rows] == ["bill", "grant", "hold", "open", "posting", "takeover", "top_up"]
 
 
 async def test_the_books_have_every_column_that_is_damaged(conn: Connection) -> None:

@@ -53,9 +53,34 @@ ADMIN = {
     "GET /api/v1/readings",
     "GET /api/v1/readings/{reading_id}",
     "POST /api/v1/readings",
+    "GET /api/v1/kinds",
+    "GET /api/v1/kinds/{meter}",
+    "PUT /api/v1/kinds/{meter}",
 }
 USERS = {"GET /api/v1/users", "GET /api/v1/users/{user_id}", "GET /api/v1/users/{user_id}/transactions"}
-TOKEN = {"POST /admin/tier", "POST /admin/usage/job", "POST /admin/usage/app/{guid}"}
+TOKEN = {
+    "POST /admin/tier",
+    "GET /admin/tier",
+    "GET /admin/tier/{name}",
+    "PUT /admin/tier/{name}",
+    "GET /admin/kind",
+    "GET /admin/kind/{meter}",
+    "PUT /admin/kind/{meter}",
+    "GET /admin/price",
+    "POST /admin/price",
+    "GET /admin/price/{price_id}",
+    "PUT /admin/price/{price_id}",
+    "GET /admin/reading",
+    "GET /admin/reading/{reading_id}",
+    "GET /admin/org",
+    "GET /admin/org/{guid}",
+    "PUT /admin/org/{guid}",
+    "GET /admin/account-type",
+    "GET /admin/customer/{key}/transaction",
+    "POST /admin/usage/job",
+    "POST /admin/usage/app/{guid}",
+}
+CUSTOMER_TOKEN = {f"GET /customer/{{key}}/{name}" for name in ("usage", "balance", "price")}
 CLIENT = {f"POST /api/v1/{name}" for name in ("accounts", "balance", "topup", "bill")}
 
 
@@ -75,12 +100,14 @@ def test_whatever_is_not_open_asks_for_a_key() -> None:
             assert demand is Demand.CLIENT
         elif f"{method} {path}" in TOKEN:
             assert demand is Demand.TOKEN
+        elif f"{method} {path}" in CUSTOMER_TOKEN:
+            assert demand is Demand.CUSTOMER_TOKEN
         else:
             assert demand is Demand.ANY, path
     assert demand_of(closed, "GET", "/nothing/here") is Demand.ANY
     assert demand_of(closed, "GET", "/docsx") is Demand.ANY
     assert demand_of(closed, "POST", "/api/v1/prices-of-others") is Demand.ANY
-    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT | TOKEN
+    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT | TOKEN | CUSTOMER_TOKEN
 
 
 def test_dev_opens_everything_until_the_credits_service_has_keys() -> None:

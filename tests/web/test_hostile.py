@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 
 import httpx
+import pytest
+from structlog.testing import capture_logs
 
 from tallystick.web.app import ROUTERS
 from tests.web.conftest import SAYS_500
@@ -114,6 +116,14 @@ def routes(method: str) -> list[str]:
         .replace("{charge_id}", f"{NIL}.{NIL}")
         for path in paths
     ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_comes_as_a_surprise() -> Iterator[None]:
+    """An exception that nobody foresaw is logged as a failure, however well it is answered."""
+    with capture_logs() as logs:
+        yield
+    assert not [log for log in logs if log["event"] == "http.failure"]
 
 
 async def hold(answer: httpx.Response, sent: object) -> None:

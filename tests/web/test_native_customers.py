@@ -45,6 +45,7 @@ async def test_a_customer_is_created_and_shown(client: httpx.AsyncClient) -> Non
     shown = created.json()
     assert {name: shown[name] for name in shown if name != "id"} == {
         **asked,
+        "posting_policy": "immediate",
         "created_at": "2026-11-20T12:00:00Z",
         "balances": [],
     }

@@ -26,7 +26,7 @@ def source() -> Sweepable:
 
 @pytest.fixture
 async def service(service: Service, source: Sweepable) -> Service:
-    readings = Readings(service.pool, service.clock, service.intake, service.resources, [source])
+    readings = Readings(service.pool, service.clock, service.intake, service.resources, service.customers, [source])
     return dataclasses.replace(service, readings=readings)
 
 

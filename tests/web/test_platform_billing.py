@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tallystick.access.keys import Demand
 from tallystick.kernel.clock import TestClock
@@ -112,8 +113,8 @@ async def test_everything_below_admin_is_behind_the_gate(closed: httpx.AsyncClie
             assert (answer.status_code, answer.text) == (401, "" if method == "HEAD" else "missing bearer token")
     good = {"Authorization": provider.bearer(NOW)}
     assert said(await closed.get("/admin/nothing", headers=good)) == (404, "there is nothing at this path", None)
-    wrong = await closed.get(TIER, headers=good)
-    assert (said(wrong)[:2], wrong.headers["allow"]) == ((405, "this path does not take this method"), "POST")
+    wrong = await closed.delete(TIER, headers=good)
+    assert (said(wrong)[:2], wrong.headers["allow"]) == ((405, "this path does not take this method"), "GET, POST")
     assert (await closed.get("/administrators")).headers["content-type"] == "application/problem+json"
 
 
@@ -159,7 +160,12 @@ def test_what_the_surface_demands() -> None:
         assert demand_of(settings(dev=True, **issuer), "POST", path) is Demand.TOKEN
         assert demand_of(settings(dev=False, **issuer), "GET", path) is Demand.TOKEN
         assert demand_of(settings(dev=False), "POST", path) is Demand.TOKEN
-    assert demand_of(settings(dev=False), "GET", "/adminx") is Demand.ANY
+    for path in ("/customer", "/customer/ada/usage"):
+        assert demand_of(settings(dev=True), "GET", path) is Demand.NOTHING
+        assert demand_of(settings(dev=True, **issuer), "GET", path) is Demand.CUSTOMER_TOKEN
+        assert demand_of(settings(dev=False), "GET", path) is Demand.CUSTOMER_TOKEN
+    for path in ("/adminx", "/customers"):
+        assert demand_of(settings(dev=False), "GET", path) is Demand.ANY
 
 
 # Tiers
@@ -207,7 +213,9 @@ async def test_better_than_before_no_tier_is_made_of_nothing(client: httpx.Async
 async def test_a_tier_is_refused_with_field_and_rule(
     client: httpx.AsyncClient, body: dict[str, Any], sentence: str
 ) -> None:
-    assert said(await ask(client, None, body)) == (422, sentence, None)
+    with capture_logs() as logs:
+        assert said(await ask(client, None, body)) == (422, sentence, None)
+    assert [log["event"] for log in logs] == ["http.request"]  # no failure of ours, whose log would quote the body
     assert (await client.get("/api/v1/tiers")).json()["items"] == []
 
 

@@ -23,7 +23,8 @@ class Demand(Enum):
     CLIENT = auto()  # a client key and nothing else
     ANY = auto()  # a client key or an administrator's
     ADMIN = auto()  # an administrator's key
-    TOKEN = auto()  # a token of the OIDC issuer, which no key stands for
+    TOKEN = auto()  # an administrator's token of the OIDC issuer, which no key stands for
+    CUSTOMER_TOKEN = auto()  # that, or one that names the customer whose usage its bearer may see
 
 
 class MissingKey(TallyError):

@@ -16,12 +16,15 @@ import msgspec
 import structlog
 
 from tallystick.access.tokens import (
+    ADMIN_SCOPE,
+    READ_SCOPE,
     Document,
     InvalidToken,
     Key,
     MissingScope,
     Terms,
     UnreadableDocument,
+    customer_in,
     payload_of,
     read_document,
     read_keys,
@@ -223,19 +226,38 @@ class Tokens:
 
         Raises ``TokenRefused`` in one of its kinds, ``IssuerUnreachable`` if nobody can say whether the token is right.
         """
+        scopes, _ = await self._verified(authorization)
+        if scope not in scopes:
+            raise MissingScope(scope)
+
+    async def customer_seen(self, authorization: str | None, claim: str) -> str | None:
+        """Whose usage a caller may see: the customer whom the token's ``claim`` names; of all, as ``None``, by scope.
+
+        Raises what ``check`` raises.
+        """
+        scopes, payload = await self._verified(authorization)
+        if ADMIN_SCOPE in scopes:
+            return None
+        customer = customer_in(payload, claim) if READ_SCOPE in scopes else None
+        if customer is None:
+            raise MissingScope(READ_SCOPE)
+        return customer
+
+    async def _verified(self, authorization: str | None) -> tuple[frozenset[str], bytes]:
+        """The scopes that a token gives, and what it says. Raises ``TokenRefused``, ``IssuerUnreachable``."""
         try:
-            scopes = await self._verified_scopes(authorization)
+            payload = await self._signed(authorization)
+            return scopes_of(payload, self._terms, self._clock.now()), payload
         except InvalidToken as error:
             _log.info("oidc.token_refused", reason=error.reason)
             raise
-        if scope not in scopes:
-            raise MissingScope
 
-    async def _verified_scopes(self, authorization: str | None) -> frozenset[str]:
+    async def _signed(self, authorization: str | None) -> bytes:
+        """What a token says, if the issuer has signed it."""
         token = token_in(authorization)
         payload = payload_of(token, await self._keys.at_hand())
         if payload is None:  # by a key that is new, or that has replaced another under its name
             payload = payload_of(token, await self._keys.newer())
         if payload is None:
             raise InvalidToken("signature")
-        return scopes_of(payload, self._terms, self._clock.now())
+        return payload

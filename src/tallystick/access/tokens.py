@@ -10,15 +10,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jwt
 import msgspec
 
-from tallystick.kernel.errors import TallyError
+from tallystick.kernel.errors import InvalidInput, TallyError
+from tallystick.kernel.text import check_key
 
 ADMIN_SCOPE = "usage.admin"
 """The scope of those who administer the platform's billing."""
+
+READ_SCOPE = "usage.read"
+"""The scope of those who may see what one customer uses and has: the customer whom the token names."""
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 """How a token may be signed: with a private key. Neither ``none``, nor ``HS*``, whose secret would be a public key."""
@@ -49,7 +53,7 @@ class TokenRefused(TallyError):
 
     code = "token_refused"
     status = 401
-    challenge: ClassVar[str] = "Bearer"
+    challenge: str = "Bearer"
 
 
 class MissingToken(TokenRefused):
@@ -87,10 +91,10 @@ class MissingScope(TokenRefused):
 
     code = "scope_missing"
     status = 403
-    challenge = f'Bearer error="insufficient_scope", scope="{ADMIN_SCOPE}"'
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: str = ADMIN_SCOPE) -> None:
         super().__init__("forbidden")
+        self.challenge = f'Bearer error="insufficient_scope", scope="{wanted}"'
 
 
 class UnreadableDocument(Exception):
@@ -252,6 +256,16 @@ def scopes_of(payload: bytes, terms: Terms, now: datetime) -> frozenset[str]:
     except (ValueError, RecursionError):
         raise UnreadableClaims from None
     return frozenset(scope.split() if isinstance(scope, str) else scope or ())
+
+
+def customer_in(payload: bytes, claim: str) -> str | None:
+    """The customer whom a verified token names in this claim, if it names one. Raises ``UnreadableClaims``."""
+    try:
+        named = read_document(payload, dict[str, msgspec.Raw]).get(claim, msgspec.Raw(b"null"))
+        customer = msgspec.json.decode(named, type=str | None)
+        return None if customer is None else check_key(customer, claim)
+    except (UnreadableDocument, ValueError, RecursionError, InvalidInput):
+        raise UnreadableClaims from None
 
 
 def _check_time(claims: _Claims, now: datetime, skew: timedelta) -> None:

@@ -35,6 +35,9 @@ from tallystick.ledger.wallets import Payer
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
 
+_SOURCE = "agreement "
+"""What the source of an agreement's grant begins with; its id follows."""
+
 AgreementState = Literal["planned", "active", "ended"]
 
 
@@ -121,6 +124,14 @@ def midnight(day: date, zone: ZoneInfo) -> datetime:
 def agreed_grant_id(agreement_id: UUID) -> UUID:
     """The id of the grant of an agreement."""
     return derived_id("agreement", agreement_id)
+
+
+def is_agreed(grant_id: UUID, source: str) -> bool:
+    """Whether a grant is that of an agreement, which its source names. Whoever only says so does not have its id."""
+    try:
+        return grant_id == agreed_grant_id(UUID(source.removeprefix(_SOURCE)))
+    except ValueError:
+        return False
 
 
 class Tiers:
@@ -344,7 +355,7 @@ def _grant(agreement: Agreement, terms: Sequence[Any], now: datetime) -> CreditG
         priority,
         agreement.starts_at,
         agreement.ends_at,
-        f"agreement {agreement_id}",
+        f"{_SOURCE}{agreement_id}",
         f"tier {agreement.tier}",
         "scheduled",
         now,

@@ -57,6 +57,8 @@ class TransactionType(StrEnum):
     EXPIRY = "expiry"
     GRANT_VOIDED = "grant_voided"
     EXCHANGE = "exchange"
+    TAKEOVER = "takeover"
+    """What a customer owed, when somebody else began to pay for it: came in there, and left the payer's wallet."""
 
 
 @dataclass(frozen=True, slots=True)

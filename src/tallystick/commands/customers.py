@@ -15,6 +15,7 @@ app = typer.Typer(help="List, show and create customers, and grant them credits.
 
 Key = Annotated[str, typer.Argument(help="The customer's key.")]
 Policy = Literal["postpaid", "prepaid"]
+Posting = Literal["immediate", "monthly"]
 
 
 @app.command("list")
@@ -23,7 +24,7 @@ def list_customers(
 ) -> None:
     """List customers in the order of their keys."""
     page = ask(read_settings(data_dir=data_dir), url, lambda api: api.get("customers", limit=limit, cursor=cursor))
-    fields = ("key", "name", "email", "parent", "payer", "credit_policy")
+    fields = ("key", "name", "email", "parent", "payer", "credit_policy", "posting_policy")
     console.show_page(page, "Customers", fields, as_json=json)
 
 
@@ -41,13 +42,16 @@ def create_customer(
     parent: Annotated[str | None, typer.Option(help="Key of the customer it belongs to.")] = None,
     payer: Annotated[str | None, typer.Option(help="Key of the customer that pays.", show_default="itself")] = None,
     credit_policy: Annotated[Policy, typer.Option(help="Whether bills are refused when it is empty.")] = "postpaid",
+    posting_policy: Annotated[
+        Posting, typer.Option(help="Whether usage moves money at once, or when its month is over.")
+    ] = "immediate",
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Create a customer. Usage of an unknown key creates one too, postpaid."""
-    wanted = {"key": key, "name": name, "email": email, "parent": parent, "payer": payer}
-    wanted["credit_policy"] = credit_policy
+    wanted: dict[str, str | None] = {"key": key, "name": name, "email": email, "parent": parent, "payer": payer}
+    wanted |= {"credit_policy": credit_policy, "posting_policy": posting_policy}
     _show(ask(read_settings(data_dir=data_dir), url, lambda api: api.post("customers", json=wanted)), as_json=json)
 
 

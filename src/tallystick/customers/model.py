@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from tallystick.ledger.wallets import CreditPolicy
+from tallystick.ledger.wallets import CreditPolicy, PostingPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Customer:
     parent: str | None  # keys, not ids: this is how people name them
     payer: str | None
     credit_policy: CreditPolicy
+    posting_policy: PostingPolicy
     created_at: datetime
 
 
@@ -33,3 +34,4 @@ class NewCustomer:
     parent: str | None = None
     payer: str | None = None
     credit_policy: CreditPolicy = "postpaid"
+    posting_policy: PostingPolicy = "immediate"

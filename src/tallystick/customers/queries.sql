@@ -1,11 +1,11 @@
 -- name: insert!
-insert into customers (id, key, name, email, parent_id, payer_id, credit_policy, created_at)
-values (:id, :key, :name, :email, :parent_id, :payer_id, :credit_policy, :now)
+insert into customers (id, key, name, email, parent_id, payer_id, credit_policy, posting_policy, created_at)
+values (:id, :key, :name, :email, :parent_id, :payer_id, :credit_policy, :posting_policy, :now)
 on conflict do nothing
 
 -- name: ensure!
-insert into customers (id, key, credit_policy, created_at)
-select id, key, :credit_policy, :now
+insert into customers (id, key, credit_policy, posting_policy, created_at)
+select id, key, :credit_policy, :posting_policy, :now
 from unnest(:ids::uuid[], :keys::text[]) as new (id, key)
 order by key
 on conflict (key) do nothing
@@ -18,20 +18,20 @@ order by key
 on conflict (key) do nothing
 
 -- name: identify
-select c.key, c.id, coalesce(p.id, c.id), coalesce(p.credit_policy, c.credit_policy)
+select c.key, c.id, payer.id, payer.credit_policy, payer.posting_policy
 from customers as c
-left join customers as p on p.id = c.payer_id
+join customers as payer on payer.id = coalesce(c.payer_id, c.id)
 where c.key = any (:keys::text[])
 
 -- name: by_key
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
 where c.key = :key
 
 -- name: page
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
@@ -46,7 +46,7 @@ limit :limit
 select set_config('statement_timeout', :milliseconds::text, true), '' ~* :name::text
 
 -- name: newest
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id

@@ -19,7 +19,7 @@ from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
-from tallystick.ledger.wallets import CreditPolicy, Payer
+from tallystick.ledger.wallets import CreditPolicy, Payer, PostingPolicy
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
@@ -44,6 +44,7 @@ class Customers:
             check_text(new.name, "name")
         if new.email is not None:
             _check_email(new.email)
+        check_policies(new.credit_policy, new.posting_policy)
         parent_id = await self._id_of(conn, new.parent, "parent")
         if parent_id is not None:
             await check_room_below(conn, parent_id)
@@ -58,6 +59,7 @@ class Customers:
                 "parent_id": parent_id,
                 "payer_id": await self._payer_id(conn, new.payer),
                 "credit_policy": new.credit_policy,
+                "posting_policy": new.posting_policy,
                 "now": now,
             },
         )
@@ -120,15 +122,20 @@ class Customers:
         return [Customer(*row) for row in await cursor.fetchall()], total
 
     async def ensure(
-        self, conn: AsyncConnection, keys: Iterable[str], credit_policy: CreditPolicy
+        self,
+        conn: AsyncConnection,
+        keys: Iterable[str],
+        credit_policy: CreditPolicy,
+        posting_policy: PostingPolicy = "immediate",
     ) -> dict[str, tuple[UUID, Payer]]:
-        """Ids and payers of these keys; customers that do not exist yet are created, with the given policy."""
+        """Ids and payers of these keys; customers that do not exist yet are created, with the given policies."""
         wanted = sorted(set(keys))
         found = await self.find(conn, wanted)
         if missing := [key for key in wanted if key not in found]:
             now = self._clock.now()
             ids = [new_id(now) for _ in missing]
-            await conn.execute(_SQL.ensure, {"ids": ids, "keys": missing, "credit_policy": credit_policy, "now": now})
+            policies = {"credit_policy": credit_policy, "posting_policy": posting_policy}
+            await conn.execute(_SQL.ensure, {"ids": ids, "keys": missing, "now": now, **policies})
             found |= await self.find(conn, missing)
         return found
 
@@ -153,10 +160,7 @@ class Customers:
     async def find(self, conn: AsyncConnection, keys: list[str]) -> dict[str, tuple[UUID, Payer]]:
         """Ids and payers of those keys that exist."""
         cursor = await conn.execute(_SQL.identify, {"keys": keys})
-        return {
-            key: (customer_id, Payer(payer_id, policy))
-            for key, customer_id, payer_id, policy in await cursor.fetchall()
-        }
+        return {key: (customer_id, Payer(*payer)) for key, customer_id, *payer in await cursor.fetchall()}
 
     async def _id_of(self, conn: AsyncConnection, key: str | None, field: str) -> UUID | None:
         if key is None:
@@ -176,6 +180,12 @@ class Customers:
         if new.email and await (await conn.execute(_SQL.email_taken, {"email": new.email})).fetchone():
             return Conflict("email is already used by another customer", field="email")
         return Conflict(f"there is a customer {new.key!r} already", field="key")
+
+
+def check_policies(credit: CreditPolicy, posting: PostingPolicy) -> None:
+    """Raises ``InvalidInput`` for policies that do not go together: what is not posted yet limits no wallet."""
+    if credit == "prepaid" and posting == "monthly":
+        raise InvalidInput("posting_policy must be immediate for a prepaid customer", field="posting_policy")
 
 
 def _check_email(email: str) -> None:

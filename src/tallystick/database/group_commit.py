@@ -32,7 +32,17 @@ WEIGHTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_00
 
 MAX_STACK_FRAMES: Final = 20
 
-_LOST_RACE = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+class LostRace(Exception):
+    """A transaction has found that another came before it. Nothing is wrong: run again, it sees what that one did."""
+
+
+_LOST_RACE = (
+    LostRace,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
 _LOST_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError)
 
 _log = structlog.get_logger()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -42,6 +44,20 @@ def array(items: Iterable[object]) -> str:
     return "{" + ",".join(map(str, items)) + "}"
 
 
+@lru_cache(maxsize=10_000)
+def instant(at: datetime) -> str:
+    """The text of a PostgreSQL timestamp. Kept, as most measurements share their instants with others."""
+    return at.isoformat()
+
+
+_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def copy_text(text: str) -> str:
+    """A text as it stands in a row of COPY in PostgreSQL's text format."""
+    return text if text.isprintable() and "\\" not in text else text.translate(_COPY_ESCAPES)
+
+
 class UuidArray:
     """A PostgreSQL array of UUIDs as its bytes on the wire: by far the cheapest to make and to read."""
 
@@ -50,6 +66,13 @@ class UuidArray:
     def __init__(self, ids: Iterable[UUID | None]) -> None:
         """``None`` stands for null."""
         self._ids = [item.int.to_bytes(16) if item is not None else None for item in ids]
+
+    @classmethod
+    def of_bytes(cls, ids: Iterable[bytes]) -> UuidArray:
+        """One of ids that are bytes already."""
+        of_bytes = cls(())
+        of_bytes._ids += ids
+        return of_bytes
 
     @classmethod
     def joined(cls, arrays: Iterable[UuidArray]) -> UuidArray:

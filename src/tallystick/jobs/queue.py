@@ -136,10 +136,12 @@ class Jobs:
         except AlreadyEnqueued:
             return None
 
-    async def ensure(self, conn: Connection, name: str, unique: str) -> tuple[int, bool]:
+    async def ensure(
+        self, conn: Connection, name: str, unique: str, args: Mapping[str, Any] | None = None
+    ) -> tuple[int, bool]:
         """The id of a unique job that waits, and whether it waited before. Raises ``Conflict`` if others are faster."""
         for _ in range(ENSURE_ATTEMPTS):
-            if (job_id := await self.defer(conn, name, unique=unique)) is not None:
+            if (job_id := await self.defer(conn, name, args, unique=unique)) is not None:
                 return job_id, False
             if row := await (await conn.execute(_SQL.waiting, {"lock": f"{name}:{unique}"})).fetchone():
                 return row[0], True  # else it has been started between the two

@@ -23,6 +23,11 @@ class Month:
     def __str__(self) -> str:
         return f"{self.first_day:%Y-%m}"
 
+    @property
+    def next_first_day(self) -> date:
+        """The first day of the month after it."""
+        return _month_after(self.first_day)
+
     def __contains__(self, instant: datetime) -> bool:
         return self.start <= instant < self.end
 
@@ -41,8 +46,7 @@ def month_before(instant: datetime, zone: ZoneInfo = DEFAULT_ZONE) -> Month:
 
 def month_starting(first_day: date, zone: ZoneInfo = DEFAULT_ZONE) -> Month:
     """The month whose first day is ``first_day``."""
-    next_first_day = date(first_day.year + first_day.month // 12, first_day.month % 12 + 1, 1)
-    return Month(first_day, _midnight(first_day, zone), _midnight(next_first_day, zone))
+    return Month(first_day, _midnight(first_day, zone), _midnight(_month_after(first_day), zone))
 
 
 def parse_month(text: str, zone: ZoneInfo = DEFAULT_ZONE, *, field: str = "month") -> Month:
@@ -50,6 +54,10 @@ def parse_month(text: str, zone: ZoneInfo = DEFAULT_ZONE, *, field: str = "month
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text, re.ASCII) or not "0002" <= text[:4] <= "9998":
         raise InvalidInput(f"{field} must be a month as YYYY-MM", field=field)
     return month_starting(date(int(text[:4]), int(text[5:]), 1), zone)
+
+
+def _month_after(first_day: date) -> date:
+    return date(first_day.year + first_day.month // 12, first_day.month % 12 + 1, 1)
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

@@ -45,7 +45,7 @@ def read_cursor(cursor: str | None, parts: int) -> tuple[str, ...] | None:
     except ValueError:  # neither base64 nor a flat list of Unicode texts
         place = []
     if len(place) != parts or any("\0" in part for part in place):
-        raise _foreign()
+        raise foreign_cursor()
     return tuple(place)
 
 
@@ -69,8 +69,9 @@ def read_newest_first(cursor: str | None) -> tuple[datetime, UUID]:
     try:
         return datetime.fromisoformat(place[0]), UUID(place[1])
     except ValueError:
-        raise _foreign() from None
+        raise foreign_cursor() from None
 
 
-def _foreign() -> InvalidInput:
+def foreign_cursor() -> InvalidInput:
+    """For a cursor that no page of the list at hand has given."""
     return InvalidInput("cursor must be one that a page of this list gave", field="cursor")

@@ -39,12 +39,17 @@ CreditPolicy = Literal["postpaid", "prepaid"]
 """``prepaid``: what can be refused is refused when the wallet is empty. ``postpaid``: nothing is, and debt may grow."""
 
 
+PostingPolicy = Literal["immediate", "monthly"]
+"""``immediate``: usage moves money in the transaction that measures it. ``monthly``: its month does when it is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose wallet pays, and under which policy."""
+    """Whose wallet pays, and under which policies."""
 
     id: UUID
     credit_policy: CreditPolicy
+    posting_policy: PostingPolicy = "immediate"
 
 
 FindPayers = Callable[[AsyncConnection, list[str]], Awaitable[dict[str, tuple[UUID, Payer]]]]
@@ -75,6 +80,8 @@ class TransferCode(IntEnum):
     EXPIRY = 7
     GRANT_VOIDED = 8
     EXCHANGE = 9
+    TAKEOVER = 10
+    """What a customer owed when somebody else began to pay for it."""
 
 
 class InsufficientCredits(TallyError):
@@ -190,16 +197,13 @@ def repayments(movement: Movement) -> list[Transfer]:
     ]
 
 
-def usage_transfers(movement: Movement) -> list[Transfer]:
+def usage_transfers(movement: Movement, code: TransferCode = TransferCode.USAGE) -> list[Transfer]:
     """How usage that has already happened is charged: never refused. A negative amount gives money back."""
     if movement.amount < 0:
         returned = Movement(movement.id, movement.payer, movement.ledger, -movement.amount, movement.cause_id)
-        return [
-            transfer_of(returned, AccountCode.USED, AccountCode.WALLET, TransferCode.USAGE),
-            *repayments(returned),
-        ]
+        return [transfer_of(returned, AccountCode.USED, AccountCode.WALLET, code), *repayments(returned)]
     source = AccountCode.ARREARS if movement.payer.credit_policy == "prepaid" else AccountCode.WALLET
-    return [transfer_of(movement, source, AccountCode.USED, TransferCode.USAGE), *repayments(movement)]
+    return [transfer_of(movement, source, AccountCode.USED, code), *repayments(movement)]
 
 
 class Wallets:
@@ -224,9 +228,11 @@ class Wallets:
             movements,
         )
 
-    async def charge(self, conn: AsyncConnection, movements: Sequence[Movement]) -> None:
+    async def charge(
+        self, conn: AsyncConnection, movements: Sequence[Movement], code: TransferCode = TransferCode.USAGE
+    ) -> None:
         """Charges usage that has already happened. The money has moved at the latest soon after the commit."""
-        transfers = [transfer for movement in movements for transfer in usage_transfers(movement)]
+        transfers = [transfer for movement in movements for transfer in usage_transfers(movement, code)]
         await self._ledger.promise(conn, transfers, _opening(movements))
 
     async def post(

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from psycopg import AsyncConnection
 
-from tallystick.database.queries import Queries, array
+from tallystick.database.queries import Queries, array, copy_text
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import derived_id, measurement_id
 from tallystick.kernel.money import EXACT
@@ -37,6 +37,7 @@ from tallystick.metering.levels import Measured, put_levels
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
+from tallystick.metering.unposted import UnpostedMonth, note_unposted
 from tallystick.pricing.functions import Dynamic
 from tallystick.pricing.model import Price
 
@@ -107,6 +108,7 @@ class Intake:
         movements = _movements(totals)
         await _others_turn(size)
         await self._store(conn, counted, now)
+        await note_unposted(conn, _unposted(totals))
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
             await quarantine(conn, batch.source, pieces, now)
@@ -366,12 +368,23 @@ def _price_of(group: list[Entry]) -> Price | None:
     return None if group[0].total == window.waiting else window.price
 
 
+def _unposted(totals: list[tuple[Decimal, list[Entry]]]) -> set[UnpostedMonth]:
+    """The months whose totals were raised at a price, of those who are posted monthly."""
+    months = set()
+    for _, group in totals:
+        stream = group[0].stream
+        if stream.payer.posting_policy == "monthly" and _price_of(group) is not None:
+            months.add(UnpostedMonth(stream.customer, group[0].window.period, str(stream.payer.id)))
+    return months
+
+
 def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
-    """One movement per payer and asset."""
+    """One movement per payer and asset, of those who are posted at once."""
     charged: dict[tuple[int, int], list[Entry]] = {}
     for _, group in totals:
-        if (price := _price_of(group)) is not None:
-            place = group[0].stream.payer.id.int, price.ledger
+        payer = group[0].stream.payer
+        if payer.posting_policy == "immediate" and (price := _price_of(group)) is not None:
+            place = payer.id.int, price.ledger
             charged.setdefault(place, []).extend([entry for entry in group if entry.amount])
     movements = []
     for (_, ledger), entries in charged.items():
@@ -399,19 +412,14 @@ def _copy_rows(fresh: list[Entry], now: str) -> str:
         )
         rows.append(
             f"{customer}\t{entry.id}\t{stream.id}\t{measurement.at.isoformat()}\t{now}\t{period}"
-            f"\t{_copy_text(measurement.sender_id)}\t{measurement.value!s}"
+            f"\t{copy_text(measurement.sender_id)}\t{measurement.value!s}"
             f"\t{NULL if measurement.unit_price is None else measurement.unit_price!s}\t{entry.quantity!s}"
-            f"\t{NULL if entry.remark is None else _copy_text(entry.remark)}\t{charge}\n"
+            f"\t{NULL if entry.remark is None else copy_text(entry.remark)}\t{charge}\n"
         )
     return "".join(rows)
 
 
 NULL = r"\N"
-_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-
-
-def _copy_text(text: str) -> str:
-    return text if text.isprintable() and "\\" not in text else text.translate(_COPY_ESCAPES)
 
 
 def _of_unknown_meter(measurement: Measurement, index: int) -> Unreadable:

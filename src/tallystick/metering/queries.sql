@@ -77,6 +77,14 @@ copy measurements (
     price_id, total_after, amount, transfer_id
 ) from stdin
 
+-- name: note_unposted!
+-- Also locks the rows until this transaction ends, so that nobody posts a month without what was added to it here.
+insert into unposted_usage (customer_id, period, payer_id)
+select customer_id, period, payer_id
+from unnest(:customer_ids::uuid[], :periods::date[], :payer_ids::uuid[]) as new (customer_id, period, payer_id)
+order by customer_id, period
+on conflict (customer_id, period) do update set payer_id = excluded.payer_id
+
 -- name: waiting_customers
 select distinct customer_id from usage_totals
 where price_id = '00000000-0000-0000-0000-000000000000' and meter = :meter and kind = :kind and measurements <> 0
@@ -88,13 +96,12 @@ limit :limit
 select pg_advisory_xact_lock(7411, 3)
 
 -- name: waiting
-select m.customer_id, coalesce(p.id, c.id), coalesce(p.credit_policy, c.credit_policy), m.id, m.at, m.period::text, m.quantity,
-    m.unit_price, m.remark
+select m.customer_id, payer.id, payer.credit_policy, payer.posting_policy, m.id, m.at, m.period::text, m.quantity, m.unit_price, m.remark
 from unnest(:customer_ids::uuid[]) as wanted (customer_id)
 join series as s on s.customer_id = wanted.customer_id and s.meter = :meter and s.kind = :kind
 join measurements as m on m.customer_id = s.customer_id and m.series_id = s.id and m.price_id is null
 join customers as c on c.id = m.customer_id
-left join customers as p on p.id = c.payer_id
+join customers as payer on payer.id = coalesce(c.payer_id, c.id)
 where (m.customer_id, m.at, m.id) > (:after_customer::uuid, :after_at::timestamptz, :after_id::uuid)
 order by m.customer_id, m.at, m.id
 limit :limit

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from tallystick.customers.service import Customers
 from tallystick.database.pool import Connection, Pool
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
@@ -70,6 +71,7 @@ class Readings:
         clock: Clock,
         intake: IntakeQueue,
         resources: Resources,
+        customers: Customers,
         sources: Iterable[Source] = (),
         *,
         interval: timedelta = HOUR,
@@ -78,6 +80,7 @@ class Readings:
         self._clock = clock
         self._intake = intake
         self._resources = resources
+        self._customers = customers
         self._sources = {check_key(source.key, "source"): source for source in sources}
         self._interval = interval
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -108,7 +111,7 @@ class Readings:
                 return reading
             sweep = await self._sweep(source)
             meters, faults = await asyncio.to_thread(sort_items, reading, sweep.items)
-            counts = {meter: await self._record(reading, found) for meter, found in meters.items()}
+            counts = {meter: await self._record(source, reading, found) for meter, found in meters.items()}
             for found in meters.values():
                 await self._place(found.placements)
             return await self._end(reading.id, outcome_of(sweep, counts, faults))
@@ -168,10 +171,13 @@ class Readings:
                 detail = f"reading it failed with {type(error).__name__}"
         return Sweep([], [Failure(source.key, detail)])
 
-    async def _record(self, reading: Reading, found: Sorted) -> Counts:
-        """Has the items of one meter measured."""
+    async def _record(self, source: Source, reading: Reading, found: Sorted) -> Counts:
+        """Has the items of one meter measured. Whom the source names for the first time is posted as it says."""
         counts = found.counts
         for part in chunks(found, ITEMS_AT_ONCE):
+            customers = {measurement.customer for measurement in part.measurements}
+            async with self._pool.connection() as conn, conn.transaction():
+                await self._customers.ensure(conn, customers, "postpaid", source.posting_policy)
             receipt = await self._submit(_batch(reading.source, part))
             counts = with_receipt(
                 counts,

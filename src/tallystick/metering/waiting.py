@@ -20,6 +20,7 @@ from tallystick.kernel.ids import NIL
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Payer, Wallets, usage_id
 from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, in_money
+from tallystick.metering.unposted import UnpostedMonth, note_unposted
 from tallystick.pricing.functions import Dynamic
 from tallystick.pricing.model import Price, PriceList
 from tallystick.pricing.service import Pricing
@@ -107,7 +108,7 @@ class Settlement:
                     "limit": MEASUREMENTS_PER_TRANSACTION,
                 },
             )
-            waiting = [Waiting(row[0], Payer(row[1], row[2]), *row[3:]) for row in await cursor.fetchall()]
+            waiting = [Waiting(row[0], Payer(*row[1:4]), *row[4:]) for row in await cursor.fetchall()]
             charged = await self._charge(conn, meter, kind, waiting, prices)
         full = len(waiting) == MEASUREMENTS_PER_TRANSACTION
         return charged, (waiting[-1].customer_id, waiting[-1].at, waiting[-1].id) if full else None
@@ -133,6 +134,7 @@ class Settlement:
                 "transfer_ids": array(item.movement or "NULL" for item in priced),
             },
         )
+        await note_unposted(conn, _unposted(priced))
         await self._wallets.charge(conn, movements)
         return len(priced)
 
@@ -193,10 +195,18 @@ def _priced(item: Waiting, meter: str, kind: str, prices: PriceList) -> bool:
     return True
 
 
+def _unposted(priced: list[Waiting]) -> set[UnpostedMonth]:
+    return {
+        UnpostedMonth(str(item.customer_id), item.period, str(item.payer.id))
+        for item in priced
+        if item.payer.posting_policy == "monthly"
+    }
+
+
 def _movements(priced: list[Waiting]) -> list[Movement]:
     groups: dict[tuple[UUID, int], list[Waiting]] = {}
     for item in priced:
-        if item.amount and item.price:
+        if item.amount and item.price and item.payer.posting_policy == "immediate":
             groups.setdefault((item.payer.id, item.price.ledger), []).append(item)
     movements = []
     for (payer_id, ledger), group in groups.items():

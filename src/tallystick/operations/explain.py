@@ -25,10 +25,10 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a source sent. ``customer`` is a key, ``payer_id`` who pays for it; ``value`` counts ``unit``."""
+    """What a source sent. ``customer`` is a key, ``payer_ids`` who pays or paid for it; ``value`` counts ``unit``."""
 
     customer: str
-    payer_id: UUID
+    payer_ids: list[UUID]
     source: str
     sender_id: str
     meter: str
@@ -114,12 +114,34 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Posted:
+    """How far the posting of a month took the charge's usage total, and what that came to in microunits.
+
+    Without a ``transfer_id`` its charges had moved that much themselves.
+    """
+
+    quantity_before: Decimal
+    quantity_after: Decimal
+    amount: int
+    transfer_id: UUID | None
+
+    def as_json(self) -> Json:
+        return {
+            "quantity_before": format_quantity(self.quantity_before),
+            "quantity_after": format_quantity(self.quantity_after),
+            "amount": format_amount(self.amount),
+            "transfer": self.transfer_id and str(self.transfer_id),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """All there is to say about one charge. Amounts are microunits of the price's asset.
 
     Without a price there are no totals, amount and transfers, and ``missing`` says what it waits for. The first
     transfer moved the charge, perhaps together with others of its batch; a second one repaid arrears from the wallet
-    afterwards: those of this charge if the payer is prepaid, or older ones with what came back.
+    afterwards: those of this charge if the payer is prepaid, or older ones with what came back. A charge whose payer is
+    posted monthly moves nothing by itself: ``postings`` say how its total was posted, and the transfers are theirs.
     """
 
     id: ChargeId
@@ -132,6 +154,9 @@ class Explanation:
     price: PriceVersion | None
     amount: int | None
     arithmetic: list[str]
+    postings: list[Posted]
+    is_noted: bool
+    """Whether the charge's month has changed since it was posted, or is not posted yet."""
     transfers: list[Moved]
     missing: str | None
 
@@ -153,6 +178,8 @@ class Explanation:
             "asset": self.price and self.price.asset,
             "amount": None if self.amount is None else format_amount(self.amount),
             "arithmetic": self.arithmetic,
+            "postings": [posted.as_json() for posted in self.postings],
+            "is_noted": self.is_noted,
             "transfers": [transfer.as_json() for transfer in self.transfers],
             "missing": self.missing,
             "lines": self.lines,
@@ -172,9 +199,11 @@ class Explain:
         if row is None:
             raise NotFound(f"there is no charge {charge_id}", field="charge")
         measured = Measured(*row[:13])
-        quantity, remark, period, before, after, amount, transfer_id = row[13:]
+        quantity, remark, period, before, after, amount, transfer_id, is_noted = row[13:]
         found = await (await conn.execute(_SQL.price, key)).fetchone()
         price = PriceVersion(*(*found[:7], parse_model(found[7]))) if found else None
+        postings = await self._postings(conn, key) if price and transfer_id is None else []
+        moved_by = [transfer_id, *(posted.transfer_id for posted in postings)]
         return Explanation(
             id=charge_id,
             measured=measured,
@@ -186,14 +215,22 @@ class Explain:
             price=price,
             amount=None if amount is None else int(amount),
             arithmetic=describe(price.model, price.quantum, before, after, price.asset) if price else [],
-            transfers=await self._transfers(conn, measured.payer_id, transfer_id),
+            postings=postings,
+            is_noted=is_noted,
+            transfers=await self._transfers(conn, measured.payer_ids, [id_ for id_ in moved_by if id_ is not None]),
             missing=None if price else await self._missing(conn, charge_id.customer_id, measured),
         )
 
-    async def _transfers(self, conn: Connection, payer_id: UUID, transfer_id: UUID | None) -> list[Moved]:
-        if transfer_id is None:
-            return []
-        parameters = {"payer_id": payer_id, "id": transfer_id, "repayment_id": repayment_id(transfer_id)}
+    async def _postings(self, conn: Connection, key: dict[str, UUID]) -> list[Posted]:
+        rows = await (await conn.execute(_SQL.postings, key)).fetchall()
+        return [Posted(before, after, int(amount), transfer_id) for before, after, amount, transfer_id in rows]
+
+    async def _transfers(self, conn: Connection, payer_ids: list[UUID], transfer_ids: list[UUID]) -> list[Moved]:
+        parameters = {
+            "payer_ids": payer_ids,
+            "ids": transfer_ids,
+            "repayment_ids": [repayment_id(transfer_id) for transfer_id in transfer_ids],
+        }
         rows = await (await conn.execute(_SQL.transfers, parameters)).fetchall()
         return [Moved(row[0], row[1], _role(row[2]), _role(row[3]), int(row[4]), *row[5:]) for row in rows]
 
@@ -242,14 +279,27 @@ def _tell_price(told: Explanation) -> list[str]:
 def _tell_transfers(told: Explanation) -> list[str]:
     if told.price is None:
         return []
-    if not told.transfers:
-        return ["nothing had to move" if not told.amount else "no transfer moved it"]
-    return [
+    lines = [_tell_posted(posted, told.price.asset) for posted in told.postings]
+    if told.is_noted:
+        lines.append(f"more of the total of {told.period:%Y-%m} is to be posted as a whole")
+    if not (lines or told.transfers):
+        lines.append("no transfer moved it" if told.amount else "nothing had to move")
+    return [*lines, *map(_tell_moved, told.transfers)]
+
+
+def _tell_posted(posted: Posted, asset: str) -> str:
+    way = f"{format_quantity(posted.quantity_before)} to {format_quantity(posted.quantity_after)}"
+    if posted.transfer_id is None:
+        return f"the total from {way} was posted charge by charge"
+    return f"the total from {way} was posted as a whole: {format_amount(posted.amount)} {asset} of {posted.transfer_id}"
+
+
+def _tell_moved(moved: Moved) -> str:
+    return (
         f"transfer {moved.id} {'waits for the ledger since' if moved.waiting else 'at'} {_time(moved.at)}: "
         f"{format_amount(moved.amount)} {moved.asset} "
         f"from {moved.debited} to {moved.credited} of customer {moved.customer!r}"
-        for moved in told.transfers
-    ]
+    )
 
 
 def _named(measured: Measured) -> str:

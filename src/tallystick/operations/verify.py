@@ -35,6 +35,7 @@ from tallystick.operations.findings import (
     money,
 )
 from tallystick.operations.verify_ledger import LedgerProof, balances_elsewhere, standstill
+from tallystick.operations.verify_postings import PostingsProof
 from tallystick.operations.verify_records import RecordsProof
 from tallystick.pricing.functions import PriceFunction
 from tallystick.pricing.model import Price
@@ -53,6 +54,7 @@ CHECKS = {
     "charges_equal_totals": "priced usage totals",
     "charges_follow_arithmetic": "charges",
     "posted_equals_charged": "usage transfers",
+    "postings_accounted": "postings and their lines",
     "measurements_accounted": "measurements",
     "grants_accounted": "customers' assets",
     "holds_accounted": "holds",
@@ -102,6 +104,7 @@ class Verify:
         await usage.totals()
         await usage.charges()
         await ledger.usage()
+        await PostingsProof(run, prices).postings()
         await usage.measurements()
         await ledger.grants()
         await records.movements()
@@ -127,6 +130,10 @@ class _Total:
     count_of_measurements: int
     sum_of_amounts: Decimal
     linked: bool
+    unmoved: Decimal
+    posted: Decimal
+    posted_quantity: Decimal
+    is_noted: bool
 
     def __str__(self) -> str:
         price = "without a price" if self.price_id == NIL else f"under price {self.price_id}"
@@ -158,6 +165,7 @@ class _UsageProof:
                     priced.checked += 1
                     self._charges += total.count_of_measurements
                     self._compare_amount(total, total.quantity, priced)
+                    self._compare_posted(total, total.quantity)
                 if not total.linked:
                     run["charges_follow_arithmetic"].differences += 1
                     if len(self._unlinked) < NAMED_DIFFERENCES:
@@ -173,6 +181,19 @@ class _UsageProof:
             findings.differ(
                 f"{total}: F({format_quantity(quantity)}) is {money(due)} {price.asset}, "
                 f"found charges of {money(total.sum_of_amounts)}"
+            )
+
+    def _compare_posted(self, total: _Total, quantity: Decimal) -> None:
+        """What charges did not move, postings did; but for what is noted as still to be posted."""
+        price = self._prices.get(total.price_id)
+        if price is None or not (total.unmoved or total.posted or total.is_noted):
+            return
+        since = EXACT.subtract(quantity, total.posted_quantity) if total.is_noted else Decimal(0)
+        outstanding = _cost(price.function, quantity, since)
+        if outstanding is None or total.unmoved != total.posted + outstanding:
+            self._examination["postings_accounted"].differ(
+                f"{total}: charges of {money(total.unmoved)} {price.asset} are posted by the month, found "
+                f"{money(total.posted)} posted and {money(outstanding)} noted to be posted"
             )
 
     async def charges(self) -> None:
@@ -262,10 +283,10 @@ async def _scope(conn: Connection, customer_key: str | None) -> dict[str, list[U
     if customer_key is None:
         return {"books": None, "metered": None}
     check_key(customer_key, "customer")
-    row = await (await conn.execute(_SQL.scope, {"key": customer_key}, prepare=False)).fetchone()
-    if row is None:
+    ((related,),) = await (await conn.execute(_SQL.scope, {"key": customer_key}, prepare=False)).fetchall()
+    if related is None:
         raise NotFound(f"there is no customer {customer_key!r}", field="customer")
-    return {"books": row[0], "metered": row[1]}
+    return {"books": related, "metered": related}
 
 
 def _tell_nobody(name: str, done: int, of: int) -> None:

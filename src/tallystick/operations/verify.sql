@@ -10,19 +10,32 @@ set transaction isolation level repeatable read, read only
 select set_config('cursor_tuple_fraction', '1', true)
 
 -- name: scope
--- One transfer may move the charges of everybody its payer pays for, so these are proven together.
-with subject as (
-    select array[id, coalesce(payer_id, id)] as books from customers where key = :key
+-- One transfer may move the charges of everybody its payer pays for, or paid for once, so these are proven together.
+with recursive related as (
+    select id from customers where key = :key
+    union
+    select next.id
+    from related as r
+    cross join lateral (
+        select payer_id as id from customers where id = r.id and payer_id is not null
+        union all
+        select id from customers where payer_id = r.id
+        union all
+        select payer_id from former_payers where customer_id = r.id
+        union all
+        select customer_id from former_payers where payer_id = r.id
+    ) as next
 )
-select s.books, array(select c.id from customers as c where coalesce(c.payer_id, c.id) = any (s.books) or c.id = any (s.books))
-from subject as s
+select array_agg(id) from related
 
 -- name: totals
--- Every usage total beside the sums of its measurements; one of the two may be missing. ``linked`` says whether its charges form one chain
+-- Every usage total beside the sums of its measurements; one of the two may be missing. ``unmoved`` is what their charges did not move
+-- themselves, ``posted`` what postings moved, up to ``posted_quantity``; ``noted`` says that more is to be posted. ``linked`` says whether its charges form one chain
 -- from 0 to the total: then the totals before them, as a multiset, are the totals after them with 0 put in and the last one taken out.
 -- Multisets are compared by the sums of their 64-bit hashes.
 with by_series as (
     select m.customer_id, m.period, m.price_id, m.series_id, count(*) as measurements, sum(m.quantity) as quantity, sum(m.amount) as amount,
+        sum(m.amount) filter (where m.transfer_id is null) as unmoved,
         sum(hash_numeric_extended(m.total_after, 0)) - sum(hash_numeric_extended(m.total_after - m.quantity, 0)) as links
     from measurements as m
     where :metered::uuid[] is null or m.customer_id = any (:metered::uuid[])
@@ -30,19 +43,29 @@ with by_series as (
 ),
 measured as (
     select g.customer_id, g.period, coalesce(g.price_id, :nil) as price_id, s.meter, s.kind, sum(g.measurements) as measurements,
-        sum(g.quantity) as quantity, sum(g.amount) as amount, sum(g.links) as links
+        sum(g.quantity) as quantity, sum(g.amount) as amount, sum(g.unmoved) as unmoved, sum(g.links) as links
     from by_series as g
     left join series as s on s.customer_id = g.customer_id and s.id = g.series_id
     group by g.customer_id, g.period, g.price_id, s.meter, s.kind
 ),
 counted as (
     select * from usage_totals where :metered::uuid[] is null or customer_id = any (:metered::uuid[])
+),
+posted as (
+    select customer_id, period, price_id, meter, kind, sum(amount) as posted,
+        (array_agg(quantity_after order by number desc))[1] as posted_quantity
+    from posting_lines
+    where :metered::uuid[] is null or customer_id = any (:metered::uuid[])
+    group by customer_id, period, price_id, meter, kind
 )
 select customer_id, (select key from customers where id = customer_id), period, price_id, meter, kind, t.quantity, t.measurements,
     coalesce(m.quantity, 0), coalesce(m.measurements, 0)::bigint, coalesce(m.amount, 0),
-    coalesce(m.links = hash_numeric_extended(t.quantity, 0)::numeric - hash_numeric_extended(0, 0), true)
+    coalesce(m.links = hash_numeric_extended(t.quantity, 0)::numeric - hash_numeric_extended(0, 0), true),
+    coalesce(m.unmoved, 0), coalesce(p.posted, 0), coalesce(p.posted_quantity, 0), u.customer_id is not null
 from counted as t
 full join measured as m using (customer_id, period, price_id, meter, kind)
+full join posted as p using (customer_id, period, price_id, meter, kind)
+left join unposted_usage as u using (customer_id, period)
 
 -- name: unlinked
 -- A charge of one usage total that starts where no other one ended.

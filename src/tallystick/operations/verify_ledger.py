@@ -29,6 +29,7 @@ WORDS: dict[str, object] = {
     "bill": TransferCode.BILL.value,
     "hold": TransferCode.HOLD.value,
     "exchange": TransferCode.EXCHANGE.value,
+    "takeover": TransferCode.TAKEOVER.value,
     "incomes": [TransferCode.GRANT.value, TransferCode.TOP_UP.value, TransferCode.EXCHANGE.value],
     "taking": [TransferCode.EXPIRY.value, TransferCode.GRANT_VOIDED.value],
     "debits_limited": AccountFlags.DEBITS_MUST_NOT_EXCEED_CREDITS.value,

@@ -245,23 +245,30 @@ left join customers as c on c.id = a.customer_id
 where :books::uuid[] is null or a.customer_id = any (:books::uuid[])
 
 -- name: movements
--- What the charges that name a usage transfer sum to, against what it moved to ``used``, or will: one that waits for a ledger elsewhere is on
--- its way. Money given back counts negative. Both must stand in the books of whoever pays for the measured customer, in the asset of the
--- price.
-with charged as (
-    select m.transfer_id as movement_id, coalesce(c.payer_id, c.id) as payer_id, a.ledger, m.amount
-    from measurements as m
-    left join customers as c on c.id = m.customer_id
-    left join prices as p on p.id = m.price_id
-    left join assets as a on a.code = p.asset
-    where m.amount <> 0 and m.transfer_id is not null and (:metered::uuid[] is null or m.customer_id = any (:metered::uuid[]))
-),
-usage as (
+-- What the charges that name a usage transfer sum to, or the posting of that name, against what it moved to ``used``, or will: one that waits
+-- for a ledger elsewhere is on its way. Money given back counts negative. Both must stand in the books of whoever pays for the measured
+-- customer, or paid for it before, in the asset of the price.
+with usage as (
     select customer_id, id, ledger, debit_account_id, credit_account_id, amount from ledger_transfers
     where code = :usage and (:books::uuid[] is null or customer_id = any (:books::uuid[]))
     union all
     select customer_id, id, ledger, debit_account_id, credit_account_id, amount from ledger_outbox
     where code = :usage and not intent and refused is null and (:books::uuid[] is null or customer_id = any (:books::uuid[]))
+),
+paid_before as (
+    select f.customer_id, f.payer_id, t.id from former_payers as f join usage as t on t.customer_id = f.payer_id
+),
+charged as (
+    select m.transfer_id as movement_id, coalesce(f.payer_id, c.payer_id, c.id) as payer_id, a.ledger, m.amount
+    from measurements as m
+    left join customers as c on c.id = m.customer_id
+    left join paid_before as f on f.customer_id = m.customer_id and f.id = m.transfer_id
+    left join prices as p on p.id = m.price_id
+    left join assets as a on a.code = p.asset
+    where m.amount <> 0 and m.transfer_id is not null and (:metered::uuid[] is null or m.customer_id = any (:metered::uuid[]))
+    union all
+    select id, customer_id, ledger, amount from postings
+    where amount <> 0 and (:books::uuid[] is null or customer_id = any (:books::uuid[]))
 ),
 moved as (
     select t.id as movement_id, t.customer_id as payer_id, t.ledger,
@@ -296,13 +303,19 @@ from (
 group by movement_id, payer_id, ledger
 
 -- name: unposted
+-- A charge that no transfer moved, unless its month is posted as a whole: then its total is proven (postings_accounted).
 select concat(
     'charge ', customer_id, '.', id, ': ', trim_scale(coalesce(amount, 0) * 0.000001), ' was charged, found ',
     coalesce('transfer ' || transfer_id, 'no transfer')
 ) as difference
-from measurements
+from measurements as m
 where (coalesce(amount, 0) <> 0) <> (transfer_id is not null)
     and (:metered::uuid[] is null or customer_id = any (:metered::uuid[]))
+    and (
+        transfer_id is not null
+        or not exists (select from unposted_usage as u where u.customer_id = m.customer_id and u.period = m.period)
+        and not exists (select from posting_lines as l where l.customer_id = m.customer_id and l.period = m.period)
+    )
 
 -- name: stranded
 -- What was promised to a ledger elsewhere and will never be carried out there. A refused intent, whose caller has not come back, never moved

@@ -79,6 +79,8 @@ select concat('operation ', o.transfer_id, ' (', o.type, '): ') || case
             when 'top_up' then :top_up::smallint
             when 'bill' then :bill::smallint
             when 'hold' then :hold::smallint
+            when 'posting' then :usage::smallint
+            when 'takeover' then :takeover::smallint
         end
         then concat('expected a transfer for that reason, found one of code ', t.code)
     end as difference

@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from uuid import UUID
 
+from tallystick.kernel.ids import NIL
 from tallystick.pricing.functions import Model, price_function
 
 
@@ -77,6 +78,21 @@ class PriceList:
         general = _stretch(self._timelines.get((meter, kind, None), []), instant)
         ends = [end for end in (own.end, general.end) if end is not None]
         return InForce(general.price, general.start, min(ends) if ends else None)
+
+    def has_charged(self, meter: str, kind: str, customer_id: UUID | None, since: datetime, now: datetime) -> bool:
+        """Whether in [``since``, ``now``) a price was in force where a new one that starts at ``since`` would be.
+
+        A new one ends where the next of its customer (``None``: everybody's) begins, and goes before everybody's if it
+        is one customer's own.
+        """
+        if since >= now:
+            return False
+        place = customer_id or NIL
+        found = self.at(meter, kind, place, since)
+        if found.price is not None or found.end is None or found.end >= now:
+            return found.price is not None
+        later = self.at(meter, kind, place, found.end).price
+        return later is not None and later.customer_id != customer_id
 
 
 def _stretch(timeline: list[Price], instant: datetime) -> InForce:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -13,7 +15,7 @@ from psycopg import AsyncConnection
 from tallystick.customers.service import Customers
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import Conflict, InvalidInput
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.ids import NIL, new_id
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
@@ -25,7 +27,10 @@ _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
-    """A price as people see it: its customer by key, its model as JSON."""
+    """A price as people see it: its customer by key, its model as JSON, with its meter's unit.
+
+    ``effective_until`` is where the next one begins, ``None`` if there is none yet.
+    """
 
     id: UUID
     meter: str
@@ -36,6 +41,8 @@ class ListedPrice:
     quantum: str
     model: dict[str, object]
     created_at: datetime
+    unit: str
+    effective_until: datetime | None
 
 
 class Pricing:
@@ -52,10 +59,14 @@ class Pricing:
             (version,) = await (await conn.execute(_SQL.version)).fetchone() or (0,)
         return int(version)
 
-    async def change(self, conn: AsyncConnection) -> None:
-        """Waits for every transaction that entered, keeps new ones out until this one ends, and raises the version."""
+    async def change(self, conn: AsyncConnection) -> int:
+        """Waits for every transaction that entered, keeps new ones out until this one ends, and raises the version.
+
+        Returns the version, which names this change.
+        """
         await conn.execute(_SQL.change)
-        await conn.execute(_SQL.raise_version)
+        ((version,),) = await (await conn.execute(_SQL.raise_version)).fetchall()
+        return int(version)
 
     async def price_list(self, conn: AsyncConnection) -> PriceList:
         """All prices as they stand."""
@@ -78,29 +89,19 @@ class Pricing:
         customer_id = await self._customer_id(conn, new.customer)
         await self.change(conn)
         now = self._clock.now()
-        price = ListedPrice(
-            id=new_id(now),
-            meter=new.meter,
-            kind=new.kind,
-            customer=new.customer,
-            effective_from=new.effective_from,
-            asset=new.asset,
-            quantum=format(new.quantum, "f"),
-            model=new.model.as_json(),
-            created_at=now,
-        )
+        price_id = new_id(now)
         await conn.execute(_SQL.ensure_kind, {"meter": new.meter, "kind": new.kind, "now": now})
         cursor = await conn.execute(
             _SQL.insert,
             {
-                "id": price.id,
-                "meter": price.meter,
-                "kind": price.kind,
+                "id": price_id,
+                "meter": new.meter,
+                "kind": new.kind,
                 "customer_id": customer_id,
-                "effective_from": price.effective_from,
-                "asset": price.asset,
+                "effective_from": new.effective_from,
+                "asset": new.asset,
                 "quantum": new.quantum,
-                "model": json.dumps(price.model),
+                "model": json.dumps(new.model.as_json()),
                 "now": now,
             },
         )
@@ -109,26 +110,84 @@ class Pricing:
                 f"a price of meter {new.meter!r}, kind {new.kind!r} starts at {new.effective_from.isoformat()} already",
                 field="effective_from",
             )
-        return price
+        return await self.get(conn, price_id)
 
-    async def page(self, conn: AsyncConnection, meter: str | None, cursor: str | None, limit: int) -> Page[ListedPrice]:
-        """Prices by meter, kind and age, of all meters or one."""
+    async def create_version(self, conn: AsyncConnection, new: NewPrice) -> ListedPrice:
+        """As ``create``, for who must not price the past anew; asked for what stands already, it answers that.
+
+        Raises also ``Conflict`` if it would start before now, and other prices have charged usage since then.
+        """
+        customer_id = await self._customer_id(conn, new.customer)
+        await self.change(conn)  # first, so that what is found here stays so
+        prices = await self.price_list(conn)
+        now = self._clock.now()
+        in_force = prices.at(new.meter, new.kind, customer_id or NIL, new.effective_from).price
+        if in_force is not None and in_force.customer_id == customer_id and _stands(in_force, new, now):
+            return await self.get(conn, in_force.id)
+        if prices.has_charged(new.meter, new.kind, customer_id, new.effective_from, now):
+            raise Conflict(
+                f"usage of meter {new.meter!r}, kind {new.kind!r} has been charged since"
+                f" {new.effective_from.isoformat()} by the price in force, and stays charged: let the new price start"
+                " now or later",
+                field="effective_from",
+            )
+        return await self.create(conn, new)
+
+    async def get(self, conn: AsyncConnection, price_id: UUID) -> ListedPrice:
+        """One price. Raises ``NotFound``."""
+        found = await self._listed(conn, id=price_id, limit=1)
+        if not found:
+            raise NotFound(f"there is no price {price_id}", field="id")
+        return found[0]
+
+    async def page(
+        self,
+        conn: AsyncConnection,
+        meter: str | None,
+        cursor: str | None,
+        limit: int,
+        *,
+        kind: str | None = None,
+        customer: str | None = None,
+    ) -> Page[ListedPrice]:
+        """Prices by meter, kind and age: all, or those of one meter, of one kind, or of one customer's own."""
         after_meter, after_kind, after_id = read_cursor(cursor, 3) or ("", "", str(NIL))
         try:
             after = UUID(after_id)
         except ValueError:
             raise InvalidInput("cursor must be one that a page of this list gave", field="cursor") from None
+        prices = await self._listed(
+            conn,
+            meter=meter,
+            kind=kind,
+            customer=customer,
+            after_meter=after_meter,
+            after_kind=after_kind,
+            after_id=after,
+            limit=limit + 1,
+        )
+        shown, more = prices[:limit], len(prices) > limit
+        return Page(shown, next_cursor(shown[-1].meter, shown[-1].kind, str(shown[-1].id)) if more else None)
+
+    async def in_force(
+        self, conn: AsyncConnection, customer_id: UUID, cursor: str | None, limit: int
+    ) -> Page[ListedPrice]:
+        """What a customer pays now, by meter and kind."""
+        after_meter, after_kind = read_cursor(cursor, 2) or ("", "")
         parameters = {
-            "meter": meter,
+            "customer_id": customer_id,
+            "at": self._clock.now(),
             "after_meter": after_meter,
             "after_kind": after_kind,
-            "after_id": after,
             "limit": limit + 1,
         }
-        rows = await (await conn.execute(_SQL.page, parameters)).fetchall()
-        prices = [ListedPrice(*(*row[:6], format(row[6], "f"), *row[7:])) for row in rows[:limit]]
-        more = len(rows) > limit
-        return Page(prices, next_cursor(prices[-1].meter, prices[-1].kind, str(prices[-1].id)) if more else None)
+        prices = [_listed(row) for row in await (await conn.execute(_SQL.in_force, parameters)).fetchall()]
+        shown, more = prices[:limit], len(prices) > limit
+        return Page(shown, next_cursor(shown[-1].meter, shown[-1].kind) if more else None)
+
+    async def _listed(self, conn: AsyncConnection, **chosen: object) -> list[ListedPrice]:
+        rows = await (await conn.execute(_SQL.listed, {**_ALL, **chosen})).fetchall()
+        return [_listed(row) for row in rows]
 
     async def unsettled(self, conn: AsyncConnection) -> dict[tuple[str, str], list[UUID]]:
         """Prices whose waiting usage may still have to be charged, by meter and kind."""
@@ -148,3 +207,23 @@ class Pricing:
         if found := await self._customers.find(conn, [key]):
             return found[key][0]
         raise InvalidInput(f"customer names no customer: {key!r}", field="customer")
+
+
+_ALL: dict[str, object] = {
+    **dict.fromkeys(("id", "meter", "kind", "customer")),
+    **dict.fromkeys(("after_meter", "after_kind"), ""),
+    "after_id": NIL,
+}
+
+
+def _listed(row: Sequence[Any]) -> ListedPrice:
+    return ListedPrice(*(*row[:6], format(row[6], "f"), *row[7:]))
+
+
+def _stands(price: Price, new: NewPrice, now: datetime) -> bool:
+    """Whether a new price would change nothing, as ``price`` is in force when it would start.
+
+    What is to start later is no repetition: another one may still come between.
+    """
+    same_terms = (price.asset, price.quantum, price.model) == (new.asset, new.quantum, new.model)
+    return same_terms and (price.effective_from == new.effective_from or new.effective_from <= now)

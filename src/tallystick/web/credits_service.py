@@ -15,7 +15,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from psycopg import AsyncConnection
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +26,7 @@ from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
 from tallystick.service import Service
-from tallystick.web.body import MalformedBody, exact_json, is_json, read_body
+from tallystick.web.body import MalformedBody, is_json, read_body, validated
 from tallystick.web.native import Serving
 from tallystick.web.routes import ExactRoute, LeanRoute
 from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, JsonNumber, Key, Remark, idempotency_key
@@ -166,9 +166,7 @@ async def _read(request: Request, model: type[Asked]) -> Asked:
     try:
         if not is_json(request):
             raise MalformedBody("Content-Type must be application/json")
-        return model.model_validate(exact_json(body))
-    except ValidationError as error:
-        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from None
+        return validated(model, body)
     except MalformedBody as error:
         fault = {"type": "json_invalid", "loc": ("body",), "msg": error.detail}
         raise RequestValidationError([fault]) from None

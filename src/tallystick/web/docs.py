@@ -122,5 +122,6 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
         for method, operation in methods.items():
             demand = demand_of(settings, method.upper(), path)
             if demand is not Demand.NOTHING:
-                operation["security"] = [{"token" if demand is Demand.TOKEN else "key": []}]
+                by_token = demand in (Demand.TOKEN, Demand.CUSTOMER_TOKEN)
+                operation["security"] = [{"token" if by_token else "key": []}]
     return document

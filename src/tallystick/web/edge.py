@@ -20,14 +20,26 @@ from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import TallyError
 from tallystick.operations.traffic import Traffic
 from tallystick.settings import Settings
-from tallystick.web.problems import CREDITS_SERVICE_USERS, REFUSAL_CODE, Surface, refusal_of, say, surface_of
+from tallystick.web.problems import (
+    CREDITS_SERVICE_USERS,
+    PLATFORM_CUSTOMERS,
+    REFUSAL_CODE,
+    Surface,
+    is_under,
+    refusal_of,
+    say,
+    surface_of,
+)
 
 REQUEST_ID: Final = b"x-request-id"
+CUSTOMER_SEEN: Final = "tallystick.customer_seen"
+"""Where in the scope of a request stands whose usage its caller may see: one customer's, or everybody's (``None``)."""
 
 _REQUEST_ID_TEXT = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _OPEN_PATHS = ("/ping", "/api/v1/health", "/openapi.json", "/api/doc", "/docs")
 _ADMIN_PATHS = (
     "/api/v1/jobs",
+    "/api/v1/kinds",
     "/api/v1/test-clock",
     "/api/v1/quarantine",
     "/api/v1/readings",
@@ -48,26 +60,27 @@ def demand_of(settings: Settings, method: str, path: str) -> Demand:
     With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some, and the
     platform's surface for tokens as soon as there is an issuer.
     """
-    if _is_under(path, _OPEN_PATHS):
+    if _is_under_any(path, _OPEN_PATHS):
         return Demand.NOTHING
     surface = surface_of(path)
     if surface is Surface.PLATFORM:
-        return Demand.NOTHING if settings.dev and settings.oidc_issuer is None else Demand.TOKEN
+        if settings.dev and settings.oidc_issuer is None:
+            return Demand.NOTHING
+        return Demand.CUSTOMER_TOKEN if is_under(path, PLATFORM_CUSTOMERS) else Demand.TOKEN
     if surface is Surface.CREDITS_SERVICE:
         keys_exist = settings.client_keys or settings.admin_keys
         if settings.dev and not keys_exist:
             return Demand.NOTHING
-        return Demand.ADMIN if _is_under(path, (CREDITS_SERVICE_USERS,)) else Demand.CLIENT
+        return Demand.ADMIN if is_under(path, CREDITS_SERVICE_USERS) else Demand.CLIENT
     if settings.dev:
         return Demand.NOTHING
-    if _is_under(path, _ADMIN_PATHS) or (method not in ("GET", "HEAD") and _is_under(path, _ADMIN_WRITES)):
+    if _is_under_any(path, _ADMIN_PATHS) or (method not in ("GET", "HEAD") and _is_under_any(path, _ADMIN_WRITES)):
         return Demand.ADMIN
     return Demand.ANY
 
 
-def _is_under(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Compares whole segments: ``/client-admin`` is not under ``/client``."""
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+def _is_under_any(path: str, prefixes: tuple[str, ...]) -> bool:
+    return any(is_under(path, prefix) for prefix in prefixes)
 
 
 class Gate:
@@ -83,22 +96,25 @@ class Gate:
         if scope["type"] == "http":
             path = scope["path"]
             demand = demand_of(self._settings, scope["method"], path)
-            if demand is not Demand.NOTHING:
-                try:
-                    await self._admit(demand, path, _authorization(scope))
-                except TallyError as error:
-                    await say(surface_of(path), refusal_of(error))(scope, receive, send)
-                    return
+            try:
+                scope[CUSTOMER_SEEN] = await self._admit(demand, path, _authorization(scope))
+            except TallyError as error:
+                await say(surface_of(path), refusal_of(error))(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
-    async def _admit(self, demand: Demand, path: str, authorization: str | None) -> None:
-        if demand is not Demand.TOKEN:
+    async def _admit(self, demand: Demand, path: str, authorization: str | None) -> str | None:
+        """Answers the one customer whose usage the caller may see, ``None`` if of all. Raises ``TallyError``."""
+        if demand not in (Demand.TOKEN, Demand.CUSTOMER_TOKEN):
             schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
             self._keys.check(demand, authorization, schemes)
-        elif self._tokens is None:
+            return None
+        if self._tokens is None:
             raise NoIssuerConfigured("no issuer of tokens is configured: set OIDC_ISSUER and CF_CLIENT_ID")
-        else:
-            await self._tokens.check(authorization, ADMIN_SCOPE)
+        if demand is Demand.CUSTOMER_TOKEN:
+            return await self._tokens.customer_seen(authorization, self._settings.oidc_customer_claim)
+        await self._tokens.check(authorization, ADMIN_SCOPE)
+        return None
 
 
 def _tokens(settings: Settings, clock: Clock) -> Tokens | None:

@@ -12,7 +12,7 @@ from tallystick.customers.model import Customer, NewCustomer
 from tallystick.kernel.calendar import Month, month_of, parse_month
 from tallystick.kernel.money import format_amount, format_quantity
 from tallystick.ledger.rates import Display
-from tallystick.ledger.wallets import CreditPolicy
+from tallystick.ledger.wallets import CreditPolicy, PostingPolicy
 from tallystick.metering.charges import BEGINNING, END, Usage
 from tallystick.service import Service
 from tallystick.web.native import (
@@ -41,6 +41,7 @@ class CustomerAsked(Asked):
     parent: Key | None = None
     payer: Key | None = None
     credit_policy: CreditPolicy = "postpaid"
+    posting_policy: PostingPolicy = "immediate"
 
 
 class CustomerShown(Shown):
@@ -51,6 +52,7 @@ class CustomerShown(Shown):
     parent: str | None
     payer: str | None
     credit_policy: CreditPolicy
+    posting_policy: PostingPolicy
     created_at: datetime
 
 

@@ -90,6 +90,8 @@ class ChargeExplained(Shown):
     asset: str | None
     amount: DecimalText | None
     arithmetic: list[str]
+    postings: list[dict[str, Any]]
+    is_noted: bool
     transfers: list[dict[str, Any]]
     missing: str | None
     lines: list[str]

@@ -1,6 +1,7 @@
 """The surface of the platform's billing, for its administrators: who calls shows a token of the OIDC issuer.
 
-Answers and refusals are ``text/plain``: the text alone.
+These are the routes that it had, whose answers are ``text/plain``. What it had only drawn stands in ``platform_admin``
+and ``platform_customers``, and answers in JSON. Refusals are ``text/plain`` everywhere: the sentence alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tallystick.kernel.money import CREDIT
 from tallystick.ledger.grant_model import DEFAULT_PRIORITY
 from tallystick.metering.sources.cloud_foundry import OneApp
 from tallystick.service import Service
-from tallystick.web.body import MalformedBody, UnsupportedMedia, exact_json, is_json, read_body
+from tallystick.web.body import MalformedBody, UnsupportedMedia, is_json, read_body, validated
 from tallystick.web.native import Asked, transaction
 from tallystick.web.problems import NO_SNIFFING
 from tallystick.web.routes import LeanRoute
@@ -38,7 +39,7 @@ class NewTier(Asked):
     credits: Annotated[Microunits, Field(gt=0, description="How much it grants")]
 
 
-def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says about the refusals of a route."""
     content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     return {
@@ -54,7 +55,7 @@ def _asks(model: type[Asked]) -> dict[str, Any]:
 _OF_AN_APP = {"parameters": [{"name": "guid", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
-@router.post("/tier", response_class=PlainTextResponse, responses=_refuses(409), openapi_extra=_asks(NewTier))
+@router.post("/tier", response_class=PlainTextResponse, responses=refuses(409), openapi_extra=_asks(NewTier))
 async def create_tier(request: Request) -> Response:
     """Creates a tier and answers its id, which is its name.
 
@@ -66,13 +67,13 @@ async def create_tier(request: Request) -> Response:
         raise MalformedBody('a tier needs a name and credits: send JSON, as {"name": "bronze", "credits": "1000"}')
     if not is_json(request):
         raise UnsupportedMedia("Content-Type must be application/json")
-    asked = NewTier.model_validate(exact_json(body))
+    asked = validated(NewTier, body)
     async with transaction(service) as conn:
         tier = await service.tiers.create(conn, asked.name, CREDIT, asked.credits, "promotional", DEFAULT_PRIORITY)
     return PlainTextResponse(tier.name, headers=NO_SNIFFING)
 
 
-@router.post("/usage/job", response_class=PlainTextResponse, responses=_refuses())
+@router.post("/usage/job", response_class=PlainTextResponse, responses=refuses())
 async def measure_usage(request: Request) -> Response:
     """Has all sources read soon, beside their readings of every hour; answers the id of the job.
 
@@ -85,7 +86,7 @@ async def measure_usage(request: Request) -> Response:
     return PlainTextResponse(text, headers=NO_SNIFFING)
 
 
-@router.post("/usage/app/{guid}", response_class=PlainTextResponse, responses=_refuses(), openapi_extra=_OF_AN_APP)
+@router.post("/usage/app/{guid}", response_class=PlainTextResponse, responses=refuses(), openapi_extra=_OF_AN_APP)
 async def read_app(request: Request) -> Response:
     """Reads one app now: that it is there, under the meter ``oneoff``. It takes nobody's hour and may be repeated."""
     service: Service = request.app.state.service

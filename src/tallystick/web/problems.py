@@ -18,7 +18,6 @@ from typing import Any
 import psycopg
 from fastapi.exceptions import RequestValidationError
 from psycopg_pool import TooManyRequests
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -53,8 +52,9 @@ OPENSTACK_PATHS = (
     "/metrics",
     "/logconfig",
 )
-PLATFORM_PATH = "/admin"
-"""With all that is under it."""
+PLATFORM_CUSTOMERS = "/customer"
+PLATFORM_PATHS = ("/admin", PLATFORM_CUSTOMERS)
+"""With all that is under them: what is for its administrators, and what is for its customers."""
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 """What callers named may stand in a text, which no browser must take for a page."""
 
@@ -73,14 +73,15 @@ class Surface(Enum):
 
 def surface_of(path: str) -> Surface:
     """The surface that a path belongs to; paths that do not exist are native."""
-    if path in CREDITS_SERVICE_PATHS or _is_under(path, CREDITS_SERVICE_USERS):
+    if path in CREDITS_SERVICE_PATHS or is_under(path, CREDITS_SERVICE_USERS):
         return Surface.CREDITS_SERVICE
-    if any(_is_under(path, prefix) for prefix in OPENSTACK_PATHS):
+    if any(is_under(path, prefix) for prefix in OPENSTACK_PATHS):
         return Surface.OPENSTACK
-    return Surface.PLATFORM if _is_under(path, PLATFORM_PATH) else Surface.NATIVE
+    return Surface.PLATFORM if any(is_under(path, prefix) for prefix in PLATFORM_PATHS) else Surface.NATIVE
 
 
-def _is_under(path: str, prefix: str) -> bool:
+def is_under(path: str, prefix: str) -> bool:
+    """Compares whole segments: ``/client-admin`` is not under ``/client``."""
     return path == prefix or path.startswith(f"{prefix}/")
 
 
@@ -102,7 +103,7 @@ def refusal_of(error: Exception) -> Refusal:
     match error:
         case TallyError(status=status) if status != HTTPStatus.INTERNAL_SERVER_ERROR:
             return Refusal(status, error.code, error.detail, error.field, headers=_headers(error))
-        case RequestValidationError() | ValidationError():
+        case RequestValidationError():
             return _broken_schema(error)
         case HTTPException():
             return Refusal(error.status_code, _code(error.status_code), str(error.detail), headers=error.headers or {})
@@ -187,7 +188,7 @@ def _code(status: int) -> str:
     return HTTPStatus(status).phrase.lower().replace(" ", "_")
 
 
-def _broken_schema(error: RequestValidationError | ValidationError) -> Refusal:
+def _broken_schema(error: RequestValidationError) -> Refusal:
     """All faults that pydantic found, without the input: it may be anything, and long."""
     faults = [
         {"type": fault["type"], "loc": [_short(part) for part in fault["loc"]], "msg": fault["msg"]}

@@ -86,7 +86,8 @@ async def test_delivery_goes_on_after_its_connection_was_cut(
             await ledger.accounts(conn, books.places)
         await rows(
             pool,
-            "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen%'",
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and query like 'listen%'",
         )
         await promise(ledger, pool, books, books.give(1))
         async with pool.connection() as conn:

@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Final
 
 from tallystick.kernel.errors import NotFound
+from tallystick.ledger.wallets import PostingPolicy
 from tallystick.metering.paths import ORPHANS, PLATFORM_ROOT, path_below
 from tallystick.metering.sources.cloud_foundry_client import (
     Account,
@@ -34,6 +35,8 @@ KEY: Final = "cloud-foundry"
 APPS: Final = "cfapps"
 SERVICES: Final = "cfservices"
 ONE_OFF: Final = "oneoff"
+POSTING: Final = "monthly"
+"""Its organizations are posted once a month, as the platform's billing does."""
 """The meter of single apps that were asked for by hand."""
 
 ACCOUNT: Final = "account"
@@ -60,6 +63,7 @@ class CloudFoundry:
     """The platform that an account can see."""
 
     key = KEY
+    posting_policy: PostingPolicy = POSTING
 
     def __init__(self, account: Account, limits: Limits | None = None, waiting: Waiting | None = None) -> None:
         self._account = account
@@ -101,6 +105,7 @@ class OneApp:
     platform: CloudFoundry
     guid: str
     key: str = f"{KEY}-app"
+    posting_policy: PostingPolicy = POSTING
 
     async def sweep(self) -> Sweep:
         """Raises what ``CloudFoundry.app_item`` raises."""

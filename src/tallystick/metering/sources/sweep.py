@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from tallystick.ledger.wallets import PostingPolicy
+
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """The value of one resource under one meter at the moment of the sweep.
@@ -44,9 +46,13 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 class Source(Protocol):
-    """Whatever can be swept. ``key`` names it for ever: it is a part of the ids of its measurements."""
+    """Whatever can be swept. ``key`` names it for ever: it is a part of the ids of its measurements.
+
+    Customers whom it names for the first time are posted by its ``posting_policy``.
+    """
 
     key: str
+    posting_policy: PostingPolicy
 
     async def sweep(self) -> Sweep:
         """Asks the source for everything, with limits of its own on time and on how much it takes.
