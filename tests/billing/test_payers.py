@@ -16,6 +16,8 @@ from tallystick.operations.verify import snapshot
 from tallystick.service import Service
 from tests.billing.conftest import StartService
 from tests.metering.books import (
+    CREDITS,
+    MARCH,
     assert_books_hold,
     balance,
     create_customer,
@@ -132,6 +134,16 @@ async def test_what_is_explained_and_verified_for_one_of_them(service: Service, 
         async with snapshot(service.pool) as conn:
             verdict = await service.verify.run(conn, key)
         assert verdict.holds, verdict
+
+
+async def test_a_history_goes_on_with_the_next_payer(service: Service, org: str) -> None:
+    await grant(service, "agency", 100 * CREDIT)
+    await set_payer(service, org, "agency")
+    await submit(service, measurement(org, 10, at=MARCH + timedelta(hours=1)))
+    async with service.pool.connection() as conn:
+        customer = await service.customers.get(conn, org)
+        points = await service.charges.history(conn, customer.id, CREDITS, None, None)
+    assert [(point.left // CREDIT, point.used // CREDIT) for point in points] == [(74, 26), (-6, 6)]
 
 
 async def test_who_cannot_pay(service: Service, org: str) -> None:

@@ -72,8 +72,8 @@ async def history(
     ledger: int = CREDITS,
 ) -> list[HistoryPoint]:
     async with service.pool.connection() as conn:
-        found, payer = (await service.customers.find(conn, [key]))[key]
-        return await service.charges.history(conn, found, payer.id, ledger, since, until)
+        customer_id, _ = (await service.customers.find(conn, [key]))[key]
+        return await service.charges.history(conn, customer_id, ledger, since, until)
 
 
 # Charges

@@ -139,18 +139,22 @@ class Charges:
         self,
         conn: AsyncConnection,
         customer_id: UUID,
-        payer_id: UUID,
         ledger: int,
         since: datetime | None,
         until: datetime | None,
     ) -> list[HistoryPoint]:
-        """Credits left after each charge for a measurement taken in [``since``, ``until``], newest first."""
-        wallets = [account_id(payer_id, ledger, code) for code in (AccountCode.WALLET, AccountCode.ARREARS)]
+        """Credits left after each charge for a measurement taken in [``since``, ``until``], newest first.
+
+        Charges of months that are posted as a whole moved nothing by themselves, and are not among them.
+        """
+        rows = await (await conn.execute(_SQL.payers, {"customer_id": customer_id})).fetchall()
+        payer_ids = [payer_id for (payer_id,) in rows]
+        balance = (AccountCode.WALLET, AccountCode.ARREARS)
         parameters = {
             "customer_id": customer_id,
-            "payer_id": payer_id,
+            "payer_ids": payer_ids,
             "ledger": ledger,
-            "wallets": wallets,
+            "wallets": [account_id(payer_id, ledger, code) for payer_id in payer_ids for code in balance],
             "since": since or BEGINNING,
             "until": until or END,
             "limit": MAX_HISTORY,

@@ -17,16 +17,22 @@ left join prices as p on p.id = t.price_id
 where t.customer_id = :customer_id and t.period >= :first::date and t.period <= :last::date and t.measurements <> 0
 order by t.period, t.meter, t.kind, p.effective_from, t.price_id
 
+-- name: payers
+-- Who pays for a customer, and who paid before.
+select coalesce(payer_id, id) from customers where id = :customer_id
+union
+select payer_id from former_payers where customer_id = :customer_id
+
 -- name: history
--- After each charge, newest measurement first: the credits left in the payer's wallet, which is the wallet's balance once the charge's
--- transfer was posted plus what that transfer charged for later measurements; and the credits the customer had used by then.
+-- After each charge, newest measurement first: the credits left in the wallet of whoever paid, which is the wallet's balance once the
+-- charge's transfer was posted plus what that transfer charged for later measurements; and the credits the customer had used by then.
 with wallet as (
     select coalesce(t.cause_id, t.id) as id, t.sequence,
         sum(case when t.credit_account_id = any (:wallets::uuid[]) then t.amount else 0 end
             - case when t.debit_account_id = any (:wallets::uuid[]) then t.amount else 0 end)
-            over (order by t.sequence) as left_after
+            over (partition by t.customer_id order by t.sequence) as left_after
     from ledger_transfers as t
-    where t.customer_id = :payer_id and t.ledger = :ledger
+    where t.customer_id = any (:payer_ids::uuid[]) and t.ledger = :ledger
 ),
 settled as (
     select distinct on (id) id, sequence, left_after from wallet order by id, sequence desc

@@ -158,8 +158,7 @@ async def credits_history(request: Request) -> Response:
         found = await service.customers.find(conn, [project])
         if not found or not await service.charges.any(conn, found[project][0]):
             raise NotFound(f"There is no history for project {project}")
-        customer_id, payer = found[project]
-        points = await service.charges.history(conn, customer_id, payer.id, LEDGER, since, until)
+        points = await service.charges.history(conn, found[project][0], LEDGER, since, until)
     if not points:
         return Response(status_code=204)
     if view == "used":
