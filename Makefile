@@ -10,6 +10,9 @@ COMPILE   = $(UV) pip compile --quiet --universal --python-version 3.11 --genera
 
 # Anything more for pytest: make test ARGS='-k ledger -x'
 ARGS     ?=
+# All tests run on all processors. What ARGS choose runs in one process, which starts sooner (WORKERS=logical: on all).
+WORKERS  ?= $(if $(ARGS),0,logical)
+PYTEST    = $(BIN)/pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
 # The books of this checkout. Another folder: make run TALLY_DATA_DIR=/elsewhere
 TALLY_DATA_DIR ?= $(CURDIR)/.tally
@@ -66,15 +69,15 @@ distclean: clean ## Remove .venv as well
 ##@ Trust it
 
 test: install-dev ## Run all tests
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 test-unit: install-dev ## Run the tests that need nothing outside the process
-	@$(BIN)/pytest -m 'not integration' $(ARGS)
+	@$(PYTEST) -m 'not integration' $(ARGS)
 test-integration: install-dev ## Run the tests that need PostgreSQL or a server
-	@$(BIN)/pytest -m integration $(ARGS)
+	@$(PYTEST) -m integration $(ARGS)
 soak: install-dev ## Drive all ledger engines with 100,000 random transfers (ARGS='--seed 7', TIGERBEETLE_BIN=...)
 	@$(BIN)/python -m tests.ledger.soak $(ARGS)
-test-postgres15: install-dev ## Run the database's tests on Debian's PostgreSQL 15
-	@$(BIN)/python tests/database/postgres15.py -- $(BIN)/pytest -m integration $(ARGS)
+test-postgres15: install-dev ## Run the tests of all rooms that have SQL on Debian's PostgreSQL 15
+	@$(BIN)/python tests/database/postgres15.py -- $(PYTEST) -m database $(ARGS)
 check: format-check lint type-check security-scan ## Check format, lint, types and secrets
 check-all: check test ## Check, and run all tests
 format-check: install-dev

@@ -102,9 +102,12 @@ class PrometheusSender(Sender):
 
     def request(self, template: bytearray, step: int) -> Request:
         stride = len(template) // BATCH_SAMPLES
-        sample = struct.pack("<d", STEP_HOURS * (step + 1)) + b"\x10" + _varint((_second(step)) * 1000)
-        for column, byte in enumerate(sample, stride - len(sample)):
-            template[column::stride] = bytes([byte]) * BATCH_SAMPLES
+        values = struct.pack(f"<{BATCH_SAMPLES}d", *_values(step))
+        time_ms = b"\x10" + _varint(_second(step) * 1000)
+        for byte in range(8):
+            template[stride - len(time_ms) - 8 + byte :: stride] = values[byte::8]
+        for column, each in enumerate(time_ms, stride - len(time_ms)):
+            template[column::stride] = bytes([each]) * BATCH_SAMPLES
         body = bytes(cramjam.snappy.compress_raw(bytes(template)))
         head = render_head(self.address, "POST", self.path, len(body), "application/x-protobuf")
         return Request(head, body)
@@ -119,10 +122,20 @@ class LineSender(Sender):
 
     def request(self, template: bytearray, step: int) -> Request:
         stride = len(template) // BATCH_SAMPLES
-        text = f"{STEP_HOURS * (step + 1) + 100_000:.2f} {_second(step) * 10**9:019d}\n".encode()
-        for column, byte in enumerate(text, stride - len(text)):
+        texts = "".join([f"{value:.2f}" for value in _values(step)]).encode()
+        width = len(texts) // BATCH_SAMPLES
+        time_ns = f" {_second(step) * 10**9:019d}\n".encode()
+        for column in range(width):
+            template[stride - len(time_ns) - width + column :: stride] = texts[column::width]
+        for column, byte in enumerate(time_ns, stride - len(time_ns)):
             template[column::stride] = bytes([byte]) * BATCH_SAMPLES
         return Request(render_head(self.address, "POST", self.path, len(template), "text/plain"), bytes(template))
+
+
+def _values(step: int) -> list[float]:
+    """Where the totals of a batch stand: each somewhere else, all between 100,000 and 1,000,000, and exact."""
+    rise = float(STEP_HOURS) * step
+    return [100_000 + 137.25 * number + rise for number in range(BATCH_SAMPLES)]
 
 
 def _second(step: int) -> int:

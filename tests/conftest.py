@@ -1,8 +1,8 @@
 """What every room's tests may ask for. The database is always a real one.
 
-The tests start a server of their own, one for each worker. ``TALLY_TEST_POSTGRES`` names a folder with programs
-of PostgreSQL other than the wheel's for it; ``TALLY_TEST_DATABASE_URL`` (a URL of a superuser) puts the tests on a server
-of yours instead.
+The tests start a server of their own, each of their processes one. ``TALLY_TEST_POSTGRES`` names a folder with programs
+of PostgreSQL other than the wheel's for it; ``TALLY_TEST_DATABASE_URL`` (a URL of a superuser) puts the tests on a
+server of yours instead.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def database_server() -> Iterator[str]:
         EmbeddedPostgres.start(Path(folder), binaries=Path(programs) if programs else None) as server,
     ):
         _administer(server.url, "ALTER SYSTEM SET fsync = off")  # no test cuts the power
+        _administer(server.url, "ALTER SYSTEM SET min_wal_size = '32MB'")  # nor needs much room kept for a log
         _administer(server.url, "SELECT pg_reload_conf()")
         yield server.url
 
@@ -57,8 +58,8 @@ def database_template(database_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(database_server: str, database_template: str) -> Iterator[str]:
-    """The URL of a migrated, empty database of this test's own. Its files are copied without passing the log."""
-    with new_database(database_server, f"TEMPLATE {database_template} STRATEGY file_copy") as url:
+    """The URL of a migrated, empty database of this test's own."""
+    with new_database(database_server, database_template) as url:
         yield url
 
 
@@ -107,10 +108,13 @@ def capi(capi_process: Capi) -> Capi:
 
 
 @contextmanager
-def new_database(server_url: str, options: str = "") -> Iterator[str]:
-    """Makes a database with a name that was never used before, and removes it with all connections to it."""
+def new_database(server_url: str, template: str = "template1") -> Iterator[str]:
+    """Makes a database with a name that was never used before, and removes it with all connections to it.
+
+    The files of ``template`` are copied as they are: to write them to the log, page by page, takes four times as long.
+    """
     name = f"tally_{uuid.uuid4().hex}"
-    _administer(server_url, f"CREATE DATABASE {name} {options}")
+    _administer(server_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
     finally:

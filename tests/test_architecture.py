@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin_markers import SQL_ROOMS
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tallystick"
 
@@ -118,6 +120,19 @@ def test_nothing_is_turned_into_a_binary_float(module: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float"
     ]
     assert not calls, f"{name(module)} calls float() in lines {calls}; money and quantities are exact"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) not in SQL_ROOMS], ids=name)
+def test_only_rooms_that_have_sql_run_any(module: Path) -> None:
+    """``make test-postgres15`` runs the tests of those rooms alone."""
+    calls = [
+        node.lineno
+        for node in ast.walk(parse(module))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("execute", "executemany")
+    ]
+    assert not calls, f"{name(module)} runs SQL in lines {calls}"
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=name)

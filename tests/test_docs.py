@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 from pydantic import AliasChoices
 
 from tallystick.cli import app
@@ -36,6 +39,15 @@ def test_every_command_is_in_the_reference() -> None:
 def test_every_check_of_the_proof_is_in_the_reference() -> None:
     reference = (DOCS / "reference" / "verify.md").read_text(encoding="utf-8")
     assert [row[1].strip().strip("`") for row in _rows(reference)] == list(CHECKS)
+
+
+@pytest.mark.parametrize("task", ["clean", "docs", "jwt", "migrate", "psql", "test"])
+def test_the_tasks_that_the_systems_before_promised_are_there(task: str) -> None:
+    """``make`` knows each, and what it needs."""
+    if shutil.which("make") is None:
+        pytest.skip("make comes with the package `make`")
+    asked = subprocess.run(["make", "--dry-run", task], cwd=ROOT, capture_output=True, check=False)
+    assert asked.returncode == 0, asked.stderr.decode()
 
 
 def _rows(markdown: str) -> list[list[str]]:

@@ -11,6 +11,8 @@ from pydantic import SecretStr, ValidationError
 from tallystick.settings import Settings, default_data_dir
 
 OTHER_NAMES = {
+    "AUTH_TOKEN": ("auth_token", "open sesame", SecretStr("open sesame")),
+    "TWO_FA": ("two_fa", "123456", SecretStr("123456")),
     "PORT": ("port", "9000", 9000),
     "LOG_LEVEL": ("log_level", "debug", "DEBUG"),
     "API_KEYS": ("api_keys", "a,b", "a,b"),
@@ -151,6 +153,17 @@ def test_a_log_level_that_cannot_be_read_is_info(monkeypatch: pytest.MonkeyPatch
     """As platform billing has it: a typing error in a log level must not stop a service."""
     monkeypatch.setenv("LOG_LEVEL", value)
     assert Settings().log_level == level
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"), [("yes", True), ("1", True), ("no", False), ("0", False), ("False", False)]
+)
+def test_a_switch_is_off_when_it_says_so(monkeypatch: pytest.MonkeyPatch, value: str, is_on: bool) -> None:
+    """[B] the OpenStack credits service took anything but nothing for yes, the word ``False`` too."""
+    monkeypatch.setenv("TALLY_WORKER", value)
+    monkeypatch.setenv("TALLY_DEV", value)
+    settings = Settings()
+    assert (settings.worker, settings.dev) == (is_on, is_on)
 
 
 def test_lists_are_split_and_empty_items_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

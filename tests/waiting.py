@@ -15,3 +15,11 @@ async def until_waiting(watching: Connection, waiting: Connection) -> None:
         if number:
             return
         await asyncio.sleep(0)
+
+
+async def until_anybody_waits(watching: Connection) -> None:
+    """Returns once somebody waits for a lock that somebody else holds. For tests that have the server to themselves."""
+    while True:
+        if await (await watching.execute("select from pg_locks where not granted")).fetchone() is not None:
+            return
+        await asyncio.sleep(0)

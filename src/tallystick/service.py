@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tallystick.billing.agreements import Agreements, Tiers
@@ -17,11 +17,12 @@ from tallystick.billing.platform_ledger import PlatformLedger
 from tallystick.billing.posting import Postings
 from tallystick.billing.transactions import Transactions
 from tallystick.billing.usage_tree import UsageTrees
+from tallystick.customers.agents import Agents
 from tallystick.customers.hierarchy import Hierarchy
 from tallystick.customers.service import Customers
 from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
-from tallystick.jobs import measuring, posting
+from tallystick.jobs import measuring, posting, pulling
 from tallystick.jobs.books_clock import hurried, moving_clock, standing_clock
 from tallystick.jobs.due import Dues
 from tallystick.jobs.kinds import Kind
@@ -29,9 +30,10 @@ from tallystick.jobs.measuring import Measuring
 from tallystick.jobs.metrics import job_metrics
 from tallystick.jobs.posting import PostUsage
 from tallystick.jobs.pruning import Pruning
+from tallystick.jobs.pulling import PullUsage
 from tallystick.jobs.queue import Jobs
 from tallystick.jobs.rehearsal import Rehearsal
-from tallystick.jobs.schedule import SCHEDULE
+from tallystick.jobs.schedule import SCHEDULE, Entry
 from tallystick.jobs.timetable import Timetable
 from tallystick.jobs.worker import Worker
 from tallystick.kernel.clock import Clock, TestClock
@@ -46,6 +48,7 @@ from tallystick.ledger.holds import Holds
 from tallystick.ledger.postgres import PostgresLedger
 from tallystick.ledger.rates import DisplayRates
 from tallystick.ledger.wallets import Wallets
+from tallystick.metering.blocking import Blocking
 from tallystick.metering.charges import Charges
 from tallystick.metering.cloud_foundry import install_cloud_foundry_meters
 from tallystick.metering.directory import Directories
@@ -53,6 +56,7 @@ from tallystick.metering.intake import Intake
 from tallystick.metering.kinds import Kinds
 from tallystick.metering.openstack import install_openstack_meters
 from tallystick.metering.organizations import Organizations
+from tallystick.metering.pulls import Plan, Pulls
 from tallystick.metering.readings import Readings
 from tallystick.metering.resources import Resources
 from tallystick.metering.series import open_series
@@ -63,7 +67,7 @@ from tallystick.metering.sources.prometheus import Reader
 from tallystick.metering.waiting import Settlement
 from tallystick.operations.explain import Explain
 from tallystick.operations.health import Health
-from tallystick.operations.metrics import Metrics, Source, ignored_samples
+from tallystick.operations.metrics import Metrics, Source, ignored_samples, pull_lag
 from tallystick.operations.stats import Stats
 from tallystick.operations.traffic import Traffic
 from tallystick.operations.verify import Verify
@@ -83,6 +87,8 @@ class Service:
     display_rates: DisplayRates
     customers: Customers
     hierarchy: Hierarchy
+    agents: Agents
+    blocking: Blocking
     pricing: Pricing
     meters: Meters
     kinds: Kinds
@@ -93,6 +99,7 @@ class Service:
     wallets: Wallets
     intake: IntakeQueue
     prometheus: Reader
+    pulls: Pulls
     settlement: Settlement
     desk: Desk
     instructions: Instructions
@@ -128,6 +135,8 @@ class Service:
     async def at_work(self, *, worker: bool) -> AsyncIterator[None]:
         """Meanwhile things happen by time: what falls due, and jobs, unless a ``worker`` elsewhere runs them."""
         async with AsyncExitStack() as duties:
+            if worker:
+                await self.pulls.begin()
             if self.rehearsal is not None:
                 await duties.enter_async_context(self.rehearsal.running())
             else:
@@ -204,6 +213,19 @@ def cloud_foundry_of(settings: Settings) -> CloudFoundry | None:
     return CloudFoundry(Account(url, client_id, secret.get_secret_value()))
 
 
+def pull_plan_of(settings: Settings) -> Plan | None:
+    """Which Prometheus the settings have asked every hour; ``None`` if none."""
+    if settings.prometheus_url is None:
+        return None
+    return Plan(
+        url=settings.prometheus_url,
+        token=None if settings.prometheus_token is None else settings.prometheus_token.get_secret_value(),
+        step=timedelta(seconds=settings.pull_step_seconds),
+        overlap=timedelta(seconds=settings.pull_overlap_seconds),
+        since=settings.pull_since,
+    )
+
+
 def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, moving: TestClock | None) -> Service:
     wallets = Wallets(ledger)
     desk = Desk(pool, clock)
@@ -211,21 +233,19 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
     display_rates = DisplayRates(clock, assets)
     customers = Customers(clock)
     hierarchy = Hierarchy()
+    agents = Agents(clock)
     pricing = Pricing(clock, customers)
     directories = Directories(clock, pricing, customers)
     charges = Charges()
     transactions = Transactions(clock)
     traffic = Traffic()
     intake = IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets))
-    resources = Resources(clock, customers)
-    cloud_foundry = cloud_foundry_of(settings)
+    asked = _asked(settings, clock, pool, intake, customers)
     orders = _orders(clock, desk, customers, ledger, wallets)
     due = Dues(pool, clock, {"agreements": orders.agreements, "grants": orders.grants, "holds": orders.holds})
     postings = Postings(pool, clock, settings.zone, pricing, wallets)
-    readings = Readings(pool, clock, intake, resources, customers, [cloud_foundry] if cloud_foundry else [])
-    jobs = _jobs(settings, clock, pool, readings, postings)
-    timetable = Timetable(SCHEDULE, settings.zone)
-    prometheus = Reader(open_series(settings.series_file, settings.whitelist))
+    jobs = _jobs(settings, clock, pool, asked.readings, asked.pulls, postings)
+    timetable = Timetable(_schedule(settings), settings.zone)
     return Service(
         settings=settings,
         clock=clock,
@@ -235,16 +255,19 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         display_rates=display_rates,
         customers=customers,
         hierarchy=hierarchy,
+        agents=agents,
+        blocking=Blocking(pricing, agents),
         pricing=pricing,
         meters=Meters(clock, pricing),
         kinds=Kinds(clock),
-        resources=resources,
-        cloud_foundry=cloud_foundry,
+        resources=asked.resources,
+        cloud_foundry=asked.cloud_foundry,
         organizations=Organizations(),
-        readings=readings,
+        readings=asked.readings,
         wallets=wallets,
         intake=intake,
-        prometheus=prometheus,
+        prometheus=asked.prometheus,
+        pulls=asked.pulls,
         settlement=Settlement(pool, pricing, wallets),
         desk=desk,
         instructions=orders.instructions,
@@ -264,7 +287,7 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         verify=Verify(pricing, ledger, pool),
         health=Health(intake, ledger),
         traffic=traffic,
-        metrics=Metrics(pool, intake, desk, ledger, traffic, _sources(settings, jobs, prometheus)),
+        metrics=Metrics(pool, intake, desk, ledger, traffic, _sources(settings, clock, jobs, asked)),
         stats=Stats(intake),
         due=due,
         jobs=jobs,
@@ -272,6 +295,25 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         rehearsal=Rehearsal(pool, moving, due, jobs, timetable) if moving else None,
         proving=asyncio.Lock(),
     )
+
+
+class _Asked(NamedTuple):
+    """Whatever is asked for usage, or reads it, and where its resources stand."""
+
+    resources: Resources
+    cloud_foundry: CloudFoundry | None
+    readings: Readings
+    prometheus: Reader
+    pulls: Pulls
+
+
+def _asked(settings: Settings, clock: Clock, pool: Pool, intake: IntakeQueue, customers: Customers) -> _Asked:
+    resources = Resources(clock, customers)
+    cloud_foundry = cloud_foundry_of(settings)
+    readings = Readings(pool, clock, intake, resources, customers, [cloud_foundry] if cloud_foundry else [])
+    prometheus = Reader(open_series(settings.series_file, settings.whitelist))
+    pulls = Pulls(pool, clock, intake, prometheus, pull_plan_of(settings))
+    return _Asked(resources, cloud_foundry, readings, prometheus, pulls)
 
 
 class _Orders(NamedTuple):
@@ -293,11 +335,17 @@ def _orders(clock: Clock, desk: Desk, customers: Customers, ledger: Ledger, wall
     return _Orders(instructions, holds, grants, agreements, Exchanges(clock, desk, ledger, wallets, customers.find))
 
 
-def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings, postings: Postings) -> Jobs:
+def _schedule(settings: Settings) -> list[Entry]:
+    """Where no Prometheus is to be asked, nobody is woken every hour to ask none."""
+    return [entry for entry in SCHEDULE if entry.job != pulling.NAME or settings.prometheus_url is not None]
+
+
+def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings, pulls: Pulls, postings: Postings) -> Jobs:
     """The queue, and all kinds of jobs."""
     kinds = [
         Kind(measuring.NAME, Measuring(readings).run),
         Kind(posting.NAME, PostUsage(postings, settings.zone).run, timeout_seconds=posting.TIMEOUT_SECONDS),
+        Kind(pulling.NAME, PullUsage(pulls).run, timeout_seconds=pulling.TIMEOUT_SECONDS),
         Kind("prune-jobs", Pruning(pool, clock, keep_days=settings.keep_jobs_days).run),
     ]
     return Jobs(pool, kinds, attempts=settings.job_attempts, first_pause_seconds=settings.job_retry_seconds)
@@ -314,9 +362,10 @@ def _worker(settings: Settings, clock: Clock, pool: Pool, jobs: Jobs, timetable:
     )
 
 
-def _sources(settings: Settings, jobs: Jobs, prometheus: Reader) -> list[Source]:
+def _sources(settings: Settings, clock: Clock, jobs: Jobs, asked: _Asked) -> list[Source]:
     """Of metrics that are asked for at each scrape."""
     return [
         job_metrics(jobs.names, lost_after_seconds=settings.worker_lost_seconds),
-        ignored_samples(prometheus),
+        ignored_samples(asked.prometheus),
+        pull_lag(clock, asked.pulls),
     ]

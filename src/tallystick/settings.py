@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, AwareDatetime, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tallystick.access.oidc import check_issuer
@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     """Comma-separated bearer keys. Once set, callers must present one, with ``--dev`` too."""
     admin_api_keys: str = Field("", validation_alias=_named("ADMIN_API_KEYS", "ADMIN_API_KEYS"))
     """Comma-separated bearer keys of administrators."""
+    auth_token: SecretStr | None = Field(None, validation_alias=_named("AUTH_TOKEN", "AUTH_TOKEN"))
+    """What ``X-Token`` must say on the account management's surface. Once set, callers must, with ``--dev`` too."""
+    two_fa: SecretStr | None = Field(None, validation_alias=_named("TWO_FA", "TWO_FA"))
+    """What ``TWO-FA`` must say besides, where everything is erased."""
     oidc_issuer: str | None = Field(None, validation_alias=_named("OIDC_ISSUER", "OIDC_ISSUER"))
     """The issuer whose tokens open ``/admin``, as they name it. Once set, callers must show one, with ``--dev`` too."""
     oidc_clock_skew_seconds: int = Field(60, ge=0, le=600, validation_alias=_named("OIDC_CLOCK_SKEW_SECONDS"))
@@ -128,9 +132,15 @@ class Settings(BaseSettings):
     series_file: Path | None = Field(None, validation_alias=_named("SERIES_FILE"))
     """Rules that say which series of Prometheus are usage; without it, those of the OpenStack exporter."""
     prometheus_url: str | None = Field(None, validation_alias=_named("PROMETHEUS_URL"))
-    """The Prometheus that ``tally pull`` asks."""
+    """The Prometheus that is asked for usage every hour, and by ``tally pull``."""
     prometheus_token: SecretStr | None = Field(None, validation_alias=_named("PORTAL_AUTH_TOKEN", "PORTAL_AUTH_TOKEN"))
     """The bearer token that it is shown."""
+    pull_step_seconds: int = Field(3600, ge=1, le=86_400, validation_alias=_named("PULL_STEP_SECONDS"))
+    """Distance of the instants for which it is asked every hour."""
+    pull_overlap_seconds: int = Field(3600, ge=0, le=86_400, validation_alias=_named("PULL_OVERLAP_SECONDS"))
+    """So far back it is asked again, for what came late to it."""
+    pull_since: AwareDatetime | None = Field(None, validation_alias=_named("PULL_SINCE"))
+    """The first instant for which it is asked; without it, when it is looked at for the first time."""
 
     @field_validator("ledger")
     @classmethod

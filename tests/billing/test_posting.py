@@ -10,10 +10,14 @@ import pytest
 from tallystick.billing import posting
 from tallystick.billing.posting import Posting, describe
 from tallystick.billing.transactions import TransactionType, Wanted
-from tallystick.kernel.calendar import parse_month
+from tallystick.jobs.kinds import SLOT, Run
+from tallystick.jobs.posting import PostUsage
+from tallystick.kernel.calendar import month_before, parse_month
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import InvalidInput, NotFound
-from tallystick.service import Service
+from tallystick.metering.model import Meter
+from tallystick.service import Service, open_service
+from tallystick.settings import Settings
 from tests.billing.conftest import StartService
 from tests.metering.books import (
     CREDITS,
@@ -23,6 +27,7 @@ from tests.metering.books import (
     create_price,
     fetch,
     measurement,
+    put_meter,
     set_payer,
     set_posting_policy,
     submit,
@@ -118,6 +123,22 @@ async def test_late_usage_is_posted_as_a_supplement(service: Service, clock: Tes
     assert (await balance(service, ada)).used == 16 * CREDIT
 
 
+async def test_the_real_value_that_replaces_an_estimate_after_its_month_was_posted_is_a_supplement(
+    service: Service, clock: TestClock, ada: str
+) -> None:
+    await put_meter(service, Meter("memory", "gauge", on_gap="held", max_gap_hours=3))
+    await create_price(service, "memory")
+    hours = [IN_MARCH + timedelta(hours=hour) for hour in range(3)]
+    await submit(service, measurement(ada, 5, meter="memory", at=hours[0], resource="vm"))
+    await submit(service, measurement(ada, 7, meter="memory", at=hours[2], resource="vm"))
+    clock.set(AFTER_MARCH)
+    await service.postings.post(MARCH)
+    await submit(service, measurement(ada, 1, meter="memory", at=hours[1], resource="vm"))
+    await service.postings.post(MARCH)
+    assert [(one.number, one.amount) for one in await postings(service, ada)] == [(1, -8 * CREDIT), (0, 34 * CREDIT)]
+    assert (await balance(service, ada)).used == 26 * CREDIT
+
+
 async def test_a_month_that_is_not_over_is_not_posted(service: Service, clock: TestClock, ada: str) -> None:
     await submit(service, measurement(ada), measurement(ada, at=datetime(2026, 4, 1, 4, tzinfo=UTC)))
     clock.set(datetime(2026, 4, 1, 3, 59, 59, 999_999, tzinfo=UTC))
@@ -126,6 +147,31 @@ async def test_a_month_that_is_not_over_is_not_posted(service: Service, clock: T
     clock.set(datetime(2026, 4, 1, 4, tzinfo=UTC))
     assert await service.postings.post(MARCH) == 1
     assert (await balance(service, ada)).used == 2 * CREDIT  # April began at that very instant
+
+
+@pytest.mark.parametrize(
+    ("slot", "start", "end"),
+    [
+        ("2025-02-01 05:00:00", "2025-01-01 05:00", "2025-02-01 05:00"),
+        ("2025-02-01 04:59:59", "2024-12-01 05:00", "2025-01-01 05:00"),
+        ("2025-02-15 05:00:00", "2025-01-01 05:00", "2025-02-01 05:00"),
+        ("2025-04-01 04:00:00", "2025-03-01 05:00", "2025-04-01 04:00"),
+        ("2025-12-01 05:00:00", "2025-11-01 04:00", "2025-12-01 05:00"),
+    ],
+)
+async def test_the_job_posts_the_months_that_end_until_its_slot(
+    service: Service, ada: str, slot: str, start: str, end: str
+) -> None:
+    """To the microsecond, by clocks in New York, and however late the job runs: here it is a year too late."""
+    first, last = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (start, end))
+    tick = timedelta(microseconds=1)
+    edges = [first - tick, first, last - tick, last]
+    await submit(service, *[measurement(ada, 10**number, at=at) for number, at in enumerate(edges)])
+    run = Run(job_id=1, attempt=1, args={SLOT: f"{slot}+00:00"})
+    await PostUsage(service.postings, service.settings.zone).run(run)
+    posted, before = await postings(service, ada)
+    assert (posted.period, posted.amount) == (first.date(), 110 * 2 * CREDIT)
+    assert (before.period, before.amount) == (month_before(first).first_day, 2 * CREDIT)
 
 
 async def test_a_year_of_hours_costs_exactly_what_a_month_is_priced_at(
@@ -328,3 +374,26 @@ async def trail(service: Service) -> list[str]:
         customer = await service.customers.get(conn, "ada")
         (charge,) = (await service.charges.page(conn, customer.id, None, 1)).items
         return (await service.explain.charge(conn, charge.id)).lines
+
+
+async def test_the_zone_of_the_business_makes_the_months_of_all_books(database_url: str) -> None:
+    """Where clocks are 5 h 45 min ahead of UTC, the bill, the posting and that system's books end when April begins."""
+    april = datetime(2026, 3, 31, 18, 15, tzinfo=UTC)
+    tick = timedelta(microseconds=1)
+    clock = TestClock(april - timedelta(days=1))
+    settings = Settings(database_pool_size=4, business_zone="Asia/Kathmandu")
+    async with open_service(settings, database_url, clock) as service:
+        await create_price(service)
+        await create_customer(service, "ada", posting_policy="monthly")
+        await submit(service, measurement(value=3, at=april - tick), measurement(value=50, at=april))
+        march = month_before(april, settings.zone)
+        with pytest.raises(InvalidInput, match="must be over"):
+            await service.postings.post(march)
+        clock.set(april)
+        await service.postings.post(march)
+        async with service.pool.connection() as conn:
+            customer = await service.customers.get(conn, "ada")
+            before, present = [await service.bills.bill(conn, "ada", month) for month in (march, None)]
+            (posted,) = (await service.platform_ledger.page(conn, customer.id, None, 10)).items
+        assert (before.totals, present.totals) == ({"CREDIT": 6 * CREDIT}, {"CREDIT": 100 * CREDIT})
+        assert (posted.occurred_at, posted.entries[0].amount) == (april, 6 * CREDIT)

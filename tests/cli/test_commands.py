@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import tallystick
 from tests.cli.conftest import Tally
@@ -149,6 +150,22 @@ def test_errors(books: Tally, arguments: tuple[str, ...], code: int, error: str)
     assert told.err
     as_json = books(*arguments, "--json")
     assert (as_json.code, as_json.document["error"]["code"]) == (code, error)
+
+
+def test_the_variables_of_postgresql_may_say_where_the_database_is(
+    tally: Tally, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the platform's system had it. What they say about zone and spelling changes nothing."""
+    variables = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    for name, value in conninfo_to_dict(database_url).items():
+        monkeypatch.setenv(variables[name], str(value))
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    monkeypatch.setenv("PGDATESTYLE", "German")
+    monkeypatch.setenv("TALLY_DATABASE_URL", "postgresql://")
+    created = tally("customers", "create", "größe", "--json").document
+    assert created["created_at"].endswith("Z")
+    monkeypatch.setenv("TALLY_DATABASE_URL", database_url)
+    assert tally("customers", "show", "größe", "--json").document == created
 
 
 def test_a_database_that_cannot_be_reached(tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:

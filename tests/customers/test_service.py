@@ -30,7 +30,7 @@ async def test_a_customer_is_created_with_all_that_was_said(
     asked = NewCustomer("p1", "Project 1", "Ops@Example.org", parent="org", payer="org", credit_policy="prepaid")
     made = await customers.create(conn, asked)
     assert made == Customer(
-        made.id, "p1", "Project 1", "Ops@Example.org", "org", "org", "prepaid", "immediate", clock.now()
+        made.id, "p1", "Project 1", "Ops@Example.org", "org", "org", "prepaid", "immediate", "nam", False, clock.now()
     )
     assert made.id.version == 7
     assert await customers.get(conn, "p1") == made
@@ -40,7 +40,9 @@ async def test_what_is_left_out_stays_empty_and_postpaid(
     conn: Connection, customers: Customers, clock: TestClock
 ) -> None:
     made = await customers.create(conn, NewCustomer(" größer 𝄞 "))
-    assert made == Customer(made.id, " größer 𝄞 ", None, None, None, None, "postpaid", "immediate", clock.now())
+    assert made == Customer(
+        made.id, " größer 𝄞 ", None, None, None, None, "postpaid", "immediate", "nam", False, clock.now()
+    )
 
 
 @pytest.mark.parametrize(

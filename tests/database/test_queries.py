@@ -37,7 +37,7 @@ def numbered(query: str) -> str:
 def prepared(database_server: str, database_template: str) -> Iterator[psycopg.Connection]:
     """A connection to a migrated database."""
     with (
-        new_database(database_server, f"TEMPLATE {database_template}") as url,
+        new_database(database_server, database_template) as url,
         psycopg.connect(url, autocommit=True) as connection,
     ):
         yield connection

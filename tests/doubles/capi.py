@@ -8,25 +8,20 @@ documents have all the members of the real ones. ``POST /control`` tells it what
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
-import urllib.request
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.doubles import serving
+from tests.doubles.serving import PATIENCE_SECONDS
 
 CLIENT_ID = "billing"
 CLIENT_SECRET = "s3cret +&é"  # pragma: allowlist secret
 SCOPE = "cloud_controller.read cloud_controller.global_auditor"
 EXPIRES_IN = 43_199
 MAX_PER_PAGE = 5000
-
-PATIENCE_SECONDS = 60
-"""A net under waiting for what does not come; a test that needs it has failed."""
 
 LISTS = ("organizations", "spaces", "apps", "processes", "service_instances", "service_plans", "service_offerings")
 AT = "2024-03-17T21:41:30Z"
@@ -326,20 +321,16 @@ class State:
         return children
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(serving.Handler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        body = self.body()
         state = self.server.state
         if self.path == "/control":
-            what = json.loads(body)
             with state.lock:
-                result = getattr(state, f"do_{what.pop('do')}")(**what)
+                result = serving.told(state, body)
             self.answer(200, json.dumps(result).encode())
         else:
             self.serve(
@@ -433,52 +424,22 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(serving.ADDRESS, Handler)
         self.state = State()
         self.state.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Capi:
+class Capi(serving.Spawned):
     """The process, and what it can be told."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.doubles.capi"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-
-    def tell(self, do: str, **members: Any) -> Any:
-        """Tells it to do one of the ``do_`` deeds of its state; returns what that returns."""
-        data = json.dumps({"do": do, **members}).encode()
-        with urllib.request.urlopen(f"{self.url}/control", data, timeout=PATIENCE_SECONDS) as response:
-            return json.load(response)
+        super().__init__("tests.doubles.capi")
 
     def asked(self, path: str | None = None) -> list[Document]:
         """What was asked for, at one path if it is given."""
         return [each for each in self.tell("asked") if path in (None, each["path"])]
 
-    def close(self) -> None:
-        """Ends the process: from now on nobody listens at its port."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE_SECONDS)
-        self._process.stdout.close()
-
-
-def main() -> None:
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.state.url, flush=True)
-    sys.stdin.read()
-    sys.stdout.flush()
-    os._exit(0)  # some of its threads may hang, as they were told to
-
 
 if __name__ == "__main__":
-    main()
+    server = Server()
+    serving.serve(server, server.state.url)

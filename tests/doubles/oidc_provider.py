@@ -15,17 +15,14 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import os
 import ssl
-import subprocess
 import sys
 import threading
-import urllib.request
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus
@@ -38,14 +35,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from tests.doubles import serving
+from tests.doubles.serving import PATIENCE_SECONDS
+
 CLIENT_ID = "tally-client"
 CLIENT_SECRET = "s3cret +&é"  # pragma: allowlist secret
 SCOPES = ["usage.admin", "openid"]
 LIFETIME = timedelta(hours=12)
 CERTIFICATE = "certificate.pem"
-
-PATIENCE_SECONDS = 60
-"""A net under waiting for what does not come; a test that needs it has failed."""
 
 _MAKERS: dict[str, Callable[[], Any]] = {
     "rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -151,13 +148,8 @@ class State:
         return (signed + b"." + _unpadded(mac)).decode()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
+class Handler(serving.Handler):
     server: Server
-
-    def log_message(self, *args: Any) -> None:
-        """Says nothing: stderr is for defects."""
 
     def do_GET(self) -> None:
         state = self.server.state
@@ -173,11 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(name, document)
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        body = self.body()
         if self.path == "/control":
-            order = json.loads(body)
-            said = getattr(self.server.state, f"do_{order.pop('do')}")(**order)
-            self.answer(200, json.dumps(said).encode())
+            self.answer(200, json.dumps(serving.told(self.server.state, body)).encode())
         elif self.path == "/token":
             form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
             self._serve("token", lambda: self._token(form))
@@ -266,7 +256,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 100
 
     def __init__(self, state: State, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(serving.ADDRESS, Handler)
         self.state = state
         state.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.server_address[1]}"
         if tls is not None:
@@ -289,23 +279,12 @@ def _certified(folder: Path) -> ssl.SSLContext:
     return context
 
 
-class Provider:
+class Provider(serving.Spawned):
     """The provider's process, and how a test speaks to it."""
 
     def __init__(self, tls_folder: Path | None = None) -> None:
-        command = [sys.executable, "-m", "tests.doubles.oidc_provider"]
-        command += [] if tls_folder is None else [str(tls_folder)]
-        root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        self._tls = None if tls_folder is None else ssl.create_default_context(cafile=tls_folder / CERTIFICATE)
-
-    def tell(self, do: str, **order: Any) -> Any:
-        """Has it do something (``State.do_...``), and returns what that gives."""
-        body = json.dumps({"do": do, **order}).encode()
-        with urllib.request.urlopen(f"{self.url}/control", body, context=self._tls) as answer:
-            return json.load(answer)
+        super().__init__("tests.doubles.oidc_provider", *([] if tls_folder is None else [str(tls_folder)]))
+        self.tls = None if tls_folder is None else ssl.create_default_context(cafile=tls_folder / CERTIFICATE)
 
     def asked(self, document: str) -> int:
         """How often ``discovery``, ``keys``, ``token`` or ``elsewhere`` has been asked for."""
@@ -326,24 +305,8 @@ class Provider:
         """The same as a value of ``Authorization``."""
         return f"Bearer {self.token(now, signed=signed, **changes)}"
 
-    def close(self) -> None:
-        """Ends the process: from now on nobody listens at its port."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE_SECONDS)
-        self._process.stdout.close()
-
-
-def main() -> None:
-    warnings.simplefilter("ignore")  # about short keys: it makes some to have them refused
-    server = Server(State(), _certified(Path(sys.argv[1])) if sys.argv[1:] else None)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.state.url, flush=True)
-    sys.stdin.read()
-    sys.stdout.flush()
-    os._exit(0)  # some of its threads may hang, as they were told to
-
 
 if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")  # about short keys: it makes some to have them refused
+    server = Server(State(), _certified(Path(sys.argv[1])) if sys.argv[1:] else None)
+    serving.serve(server, server.state.url)

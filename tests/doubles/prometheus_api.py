@@ -6,11 +6,10 @@ The real one cannot be made to answer 429 or half a page on demand; what it answ
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
+
+from tests.doubles import serving
 
 Fault = tuple[int, dict[str, str], bytes]
 """Status, headers and body of an answer that is not the right one."""
@@ -19,7 +18,7 @@ Value = Callable[[str, int], dict[str, str | None]]
 """What a query gives at a second: for each series, its labels as JSON and the value, if there is one."""
 
 
-class PrometheusApi:
+class PrometheusApi(serving.Threaded):
     """Answers ``GET /api/v1/query_range`` on a free port of the loopback interface until it is closed.
 
     ``faults`` are answered first, one for each request. ``token``, if set, is asked for.
@@ -32,7 +31,7 @@ class PrometheusApi:
         self.asked: list[dict[str, str]] = []
         api = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(serving.Handler):
             def do_GET(self) -> None:
                 status, headers, body = api.answer(self.path, self.headers.get("Authorization"))
                 self.send_response(status)
@@ -42,23 +41,7 @@ class PrometheusApi:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                """Says nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> PrometheusApi:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def answer(self, path: str, authorization: str | None) -> Fault:
         parts = urlsplit(path)

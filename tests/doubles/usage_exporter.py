@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from tests.doubles import serving
 
 PROJECT = "os_credits_1"
 
@@ -23,7 +21,7 @@ usage_exporter_seconds_count 3
 """
 
 
-class UsageExporter:
+class UsageExporter(serving.Threaded):
     """Answers ``GET /metrics`` on a free port of the loopback interface until it is closed."""
 
     def __init__(self, vcpu_hours: str, mib_hours: str) -> None:
@@ -31,7 +29,7 @@ class UsageExporter:
         self.mib_hours = mib_hours
         exporter = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(serving.Handler):
             def do_GET(self) -> None:
                 body = exporter.page().encode()
                 self.send_response(200)
@@ -40,23 +38,7 @@ class UsageExporter:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                """Says nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.address = f"127.0.0.1:{self._server.server_port}"
+        super().__init__(Handler)
 
     def page(self) -> str:
         return PAGE.format(project=PROJECT, vcpu_hours=self.vcpu_hours, mib_hours=self.mib_hours)
-
-    def __enter__(self) -> UsageExporter:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 
 from tallystick.database.pool import Pool
 from tallystick.jobs import timetable as module
+from tallystick.jobs.cron import Cron
 from tallystick.jobs.schedule import SCHEDULE, Entry
 from tallystick.jobs.timetable import Timetable
 from tests.jobs.conftest import NEW_YORK, NOON, Desk, rows, run
 
+UTC_ZONE = ZoneInfo("UTC")
 HOURLY = Entry("hourly", "1 * * * *", "UTC", missed="every")
 LATEST = Entry("latest", "1 * * * *", "UTC", missed="last")
 
@@ -34,6 +38,18 @@ def hours(*numbers: int) -> list[str]:
 def test_our_own_schedule_can_be_read() -> None:
     assert Timetable(SCHEDULE, NEW_YORK).jobs == {entry.job for entry in SCHEDULE}
     assert len({entry.job for entry in SCHEDULE}) == len(SCHEDULE)
+
+
+def test_usage_is_measured_and_posted_when_the_platforms_system_did() -> None:
+    """At minute 1 of every hour, also of the one that comes twice; at 06:01 in New York on the first of each month."""
+    slots = {entry.job: Cron(entry.cron, NEW_YORK if entry.zone == "business" else UTC_ZONE) for entry in SCHEDULE}
+    november = datetime(2026, 11, 1, 4, tzinfo=UTC)
+    hours = list(islice(slots["measure-usage"].after(november), 721))
+    assert hours == [november + timedelta(hours=hour, minutes=1) for hour in range(721)]
+    assert list(islice(slots["post-usage"].after(november), 6)) == [
+        datetime(year, month, 1, 6, 1, tzinfo=NEW_YORK).astimezone(UTC)
+        for year, month in ((2026, 11), (2026, 12), (2027, 1), (2027, 2), (2027, 3), (2027, 4))
+    ]
 
 
 async def test_a_new_entry_begins_now(desk: Desk, pool: Pool) -> None:

@@ -34,7 +34,7 @@ def wallets(ledger: PostgresLedger) -> Wallets:
 @pytest.fixture(scope="package")
 def database(database_server: str, database_template: str) -> Iterator[str]:
     """The URL of a migrated database that tests share, because each takes back what it did."""
-    with new_database(database_server, f"TEMPLATE {database_template}") as url:
+    with new_database(database_server, database_template) as url:
         yield url
 
 

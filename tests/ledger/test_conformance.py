@@ -29,7 +29,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         database_url = ""
         if request.param == "postgres":
             server, template = (request.getfixturevalue(f"database_{part}") for part in ("server", "template"))
-            database_url = stack.enter_context(new_database(server, f"TEMPLATE {template}"))
+            database_url = stack.enter_context(new_database(server, template))
         folder = Path(tmp_path_factory.mktemp("tigerbeetle"))
         engine = await stack.enter_async_context(engine_named(request.param, database_url, folder))
         if engine is None:

@@ -68,7 +68,7 @@ COUNTING = (
 EMPTY = """
 delete from measurements; delete from usage_totals; delete from series; delete from meter_states; delete from resources;
 delete from former_payers; delete from unposted_usage; delete from postings; delete from posting_lines;
-delete from quarantine; delete from readings; delete from gauge_levels;
+delete from quarantine; delete from readings; delete from gauge_levels; delete from pulls;
 delete from ledger_transfers; delete from ledger_batches; delete from ledger_failures; delete from ledger_outbox;
 delete from ledger_accounts; delete from ledger_milestones; delete from ledger_home;
 delete from wallet_operations; delete from idempotency_keys; delete from exchanges; delete from holds;

@@ -20,7 +20,7 @@ def test_every_table_is_emptied_or_set_back(database: str) -> None:
 
 
 def test_an_emptied_database_is_as_a_new_one(database_server: str, database_template: str) -> None:
-    with new_database(database_server, f"TEMPLATE {database_template}") as url, psycopg.connect(url) as conn:
+    with new_database(database_server, database_template) as url, psycopg.connect(url) as conn:
         tables = [name for (name,) in conn.execute(TABLES) if name != "catalogue"]
         new = {name: conn.execute(f"select * from {name}".encode()).fetchall() for name in tables}
         conn.execute("insert into assets (code, ledger, name, scale, symbol) values ('TOKEN', 1001, 'Token', 2, 'T')")

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
+from tallystick.kernel.calendar import parse_month
 from tallystick.kernel.clock import TestClock
 from tallystick.metering import quarantine
 from tallystick.metering.cloud_foundry import APPS, SERVICES, install_cloud_foundry_meters
@@ -17,7 +18,7 @@ from tallystick.metering.resources import Wanted
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
 from tests.doubles.capi import CLIENT_ID, CLIENT_SECRET, Capi
-from tests.metering.books import assert_books_hold, balance, create_price, fetch
+from tests.metering.books import assert_books_hold, balance, charged, create_price, fetch
 from tests.metering.conftest import StartService
 from tests.metering.sources.platforms import put_platform
 
@@ -63,6 +64,18 @@ async def test_a_reading_charges_the_organization_by_the_hour(service: Service, 
         ("org-1", "cfapps", "", "app-1", 1024),
         ("org-1", "cfservices", "plan-1", "svc-1", 1),
     ]
+    assert await charged(service, "org-1") == 1024 * PRICE
+
+
+async def test_an_organization_that_nobody_mapped_is_posted_by_itself_once_its_month_is_over(
+    service: Service, readings: Readings, clock: TestClock
+) -> None:
+    """The system before skipped the usage of organizations without a customer."""
+    await create_price(service, APPS.key)
+    await readings.take(readings.source("cloud-foundry"), periodic=True)
+    assert (await balance(service, "org-1")).used == 0
+    clock.set(parse_month("2026-03").end)
+    assert await service.postings.post(parse_month("2026-03")) == 1
     assert (await balance(service, "org-1")).used == 1024 * PRICE
 
 
@@ -117,7 +130,7 @@ async def test_a_value_beyond_32_bits_is_charged_exactly(service: Service, readi
     await create_price(service, APPS.key)
     capi.tell("put", processes=[{"guid": "process-1", "app": "app-1", "instances": 2**20, "memory_in_mb": 2**20 + 1}])
     await readings.take(readings.source("cloud-foundry"), periodic=True)
-    assert (await balance(service, "org-1")).used == 2**20 * (2**20 + 1) * PRICE
+    assert await charged(service, "org-1") == 2**20 * (2**20 + 1) * PRICE
 
 
 async def test_a_platform_that_gives_no_token_is_a_failed_reading_and_can_be_read_again(

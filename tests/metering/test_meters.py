@@ -32,6 +32,7 @@ async def test_a_meter_is_what_was_put_last(service: Service) -> None:
     ("meter", "error", "field"),
     [
         (Meter(""), TextEmpty, "key"),
+        (Meter(" \t"), TextEmpty, "key"),
         (Meter("k" * 257), TextTooLong, "key"),
         (Meter("k\0"), TextNotStorable, "key"),
         (Meter("k", unit="u" * 257), TextTooLong, "unit"),

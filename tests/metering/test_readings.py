@@ -21,7 +21,7 @@ from tallystick.metering.quarantine import Quarantined
 from tallystick.metering.reading_model import MAX_FAULTS, Counts, Reading
 from tallystick.metering.readings import Readings
 from tallystick.metering.resources import Resources, Wanted
-from tallystick.metering.service import IntakeQueue
+from tallystick.metering.service import SUBMIT_ATTEMPTS, IntakeQueue
 from tallystick.metering.sources.sweep import Failure, Item, Sweep
 from tallystick.service import Service
 from tests.doubles.sweepable import Sweepable, item
@@ -427,8 +427,8 @@ class Full:
 async def test_an_intake_that_is_full_is_waited_for_but_not_for_ever(service: Service) -> None:
     source = Sweepable(items=[item("a")])
     with pytest.raises(Overloaded):
-        await readings_of(service, intake=Full(service.intake, readings.SUBMIT_ATTEMPTS)).take(source, periodic=True)
-    full = Full(service.intake, readings.SUBMIT_ATTEMPTS - 1)
+        await readings_of(service, intake=Full(service.intake, SUBMIT_ATTEMPTS)).take(source, periodic=True)
+    full = Full(service.intake, SUBMIT_ATTEMPTS - 1)
     assert (await readings_of(service, intake=full).take(source, periodic=True)).total.recorded == 1
 
 

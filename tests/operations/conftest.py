@@ -60,7 +60,7 @@ TIERS = {"type": "graduated", "tiers": [{"up_to": "5", "amount": "0"}, {"up_to":
 @pytest.fixture(scope="package")
 def database(database_server: str, database_template: str) -> Iterator[str]:
     """The URL of a database that tests share: whoever changes it takes that back."""
-    with new_database(database_server, f"TEMPLATE {database_template}") as url:
+    with new_database(database_server, database_template) as url:
         asyncio.run(_keep_books(url))
         yield url
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,21 @@ def test_better_than_before_a_month_of_730_hours_costs_the_million_that_was_said
     totals = [price(Decimal(hours)) for hours in range(731)]
     assert totals[-1] == 1_000_000
     assert {after - before for before, after in pairwise(totals)} == {1_369, 1_370}
+
+
+@pytest.mark.parametrize(
+    ("cost", "per", "total", "due"),
+    [
+        (1_000_000, 730, 1, 1_370),  # 1,369.86
+        (7, 2, 1, 4),
+        (7, 2, -1, -4),
+        (5, 2, 1, 2),
+        (5, 2, -1, -2),
+        (7, 2, 2, 7),
+    ],
+)
+def test_better_than_before_what_is_left_over_is_rounded_half_to_even_and_not_cut_off(
+    cost: int, per: int, total: int, due: int
+) -> None:
+    """[B]: theirs cut it off, so that 1,000,000 for 730 came to 1,369, and -7 for 2 to -3."""
+    assert price_function(per_unit_price(cost, per), MICRO)(Decimal(total)) == due

@@ -35,6 +35,8 @@ class Server:
     port: int = 0  # 0 takes a free one
     settings: dict[str, str] = field(default_factory=dict, repr=False)
     """Further ones, as variables of its environment."""
+    options: tuple[str, ...] = ()
+    """Further ones of the command."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Server:
@@ -45,7 +47,7 @@ class Server:
     def launch(self) -> None:
         """Starts the process. Should the tests be killed, the kernel stops it."""
         serve = ["serve", "--dev", "--port", str(self.port), "--data-dir", str(self.data_dir), "--json"]
-        tally = [sys.executable, "-m", "tallystick.cli", *serve]
+        tally = [sys.executable, "-m", "tallystick.cli", *serve, *self.options]
         with (self.data_dir / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
                 launch.command(tally, uid=os.geteuid(), gid=os.getegid(), death_signal=signal.SIGTERM),

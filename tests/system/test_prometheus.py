@@ -119,6 +119,7 @@ def test_what_is_no_usage_is_left_alone_by_remote_write(stack: Stack) -> None:
 def test_pulling_brings_the_same_totals(stack: Stack) -> None:
     """What a range query gives at each second is what was scraped last: the rise is the same."""
     first, *_ = eventually(lambda: stored(stack.direct), "first totals")
+    eventually(lambda: datetime.now(UTC) > first[1] + 2 * SECOND, "whole second behind the first scrape")
     pulled = asyncio.run(pull_all(stack.prometheus, first[1] - 5 * SECOND, datetime.now(UTC)))
     sent = stored(stack.direct)
     for meter in ("project_vcpu_usage", "project_mb_usage"):
@@ -139,6 +140,29 @@ async def pull_all(url: str, since: datetime, until: datetime) -> list[Measureme
             measurements += [each for batch in pulled.batches for each in batch.measurements]
             assert pulled.batches[0].unreadable == []
     return measurements
+
+
+def test_the_schedule_pulls_what_the_exporter_said(make_server: MakeServer, tmp_path: Path) -> None:
+    """Its test clock goes ahead of Prometheus's: what is scraped after a pull comes late for it, within the overlap."""
+    began = datetime.now(UTC).replace(microsecond=0)
+    server = make_server()
+    with UsageExporter("1", "1024") as exporter, running_prometheus(tmp_path, exporter.address) as prometheus:
+        server.options = ("--clock", began.isoformat())
+        server.settings = {
+            "TALLY_PROMETHEUS_URL": prometheus,
+            "TALLY_PULL_STEP_SECONDS": "1",
+            "TALLY_PULL_OVERLAP_SECONDS": str(3 * 3600),
+        }
+        server.start()
+        for hour, total in enumerate(("1", "3", "4.5"), 1):
+            exporter.vcpu_hours = total
+            eventually(lambda total=total: latest(prometheus) == total, f"scrape of {total}")  # type: ignore[misc]
+            server.put("/api/v1/test-clock", {"now": (began + timedelta(hours=hour)).isoformat()})
+            assert used(server) == Decimal(total) - 1
+        (pull,) = server.get("/api/v1/pulls")["items"]
+        assert datetime.fromisoformat(pull["since"]) == began
+        assert {job["state"] for job in server.get("/api/v1/jobs")["items"] if job["name"] == "pull-usage"} == {"done"}
+        assert server.get("/api/v1/verify")["holds"]
 
 
 def test_a_service_that_was_away_gets_what_it_missed(make_server: MakeServer, tmp_path: Path) -> None:

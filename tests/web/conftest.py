@@ -35,6 +35,8 @@ def settings(**chosen: Any) -> Settings:
         "admin_api_keys": "",
         "cors_allowed_origins": "",
         "project_whitelist": None,
+        "auth_token": None,
+        "two_fa": None,
         "oidc_issuer": None,
         "cf_client_id": None,
         "cf_api_url": None,

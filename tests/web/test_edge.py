@@ -18,12 +18,14 @@ from tallystick.web.app import ROUTERS
 from tallystick.web.edge import demand_of
 from tests.web.conftest import asking, settings
 
-OPEN = {"/ping", "/api/v1/health", "/docs", "/docs/{name}", "/api/doc", "/openapi.json"}
+OPEN = {"/", "/ping", "/api/v1/health", "/docs", "/docs/{name}", "/api/doc", "/openapi.json"}
 ADMIN = {
     "POST /api/v1/prices",
     "PUT /api/v1/meters/{key}",
     "POST /api/v1/customers",
     "PUT /api/v1/customers/{key}/parent",
+    "PUT /api/v1/customers/{key}/payer",
+    "PUT /api/v1/customers/{key}/posting-policy",
     "PUT /api/v1/customers/{key}/resources",
     "POST /api/v1/customers/{key}/resources/move",
     "PUT /api/v1/customers/{key}/resources/{meter}/{resource}",
@@ -81,6 +83,25 @@ TOKEN = {
     "POST /admin/usage/app/{guid}",
 }
 CUSTOMER_TOKEN = {f"GET /customer/{{key}}/{name}" for name in ("usage", "balance", "price")}
+SECOND_FACTOR = {"POST /accounts/clear", "POST /agents/clear", "POST /dev/erase_db"}
+ACCOUNT_TOKEN = {
+    "GET /accounts",
+    "POST /accounts",
+    "GET /accounts/{account_id}",
+    "PUT /accounts/{account_id}",
+    "DELETE /accounts/{account_id}",
+    "POST /accounts/generate_company_raport/{account_id}",
+    "POST /accounts/generate_company_report/{account_id}",
+    "GET /accounts/{account_id}/agents",
+    "POST /accounts/{account_id}/agents",
+    "GET /accounts/{account_id}/agents/{agent_id}",
+    "PUT /accounts/{account_id}/agents/{agent_id}",
+    "DELETE /accounts/{account_id}/agents/{agent_id}",
+    "GET /agents",
+    "POST /agents/find_agent/{email}",
+    "POST /agents/block_agent/{agent_id}",
+    "POST /agents/unblock_agent/{agent_id}",
+}
 CLIENT = {f"POST /api/v1/{name}" for name in ("accounts", "balance", "topup", "bill")}
 
 
@@ -102,12 +123,17 @@ def test_whatever_is_not_open_asks_for_a_key() -> None:
             assert demand is Demand.TOKEN
         elif f"{method} {path}" in CUSTOMER_TOKEN:
             assert demand is Demand.CUSTOMER_TOKEN
+        elif f"{method} {path}" in ACCOUNT_TOKEN:
+            assert demand is Demand.ACCOUNT_TOKEN
+        elif f"{method} {path}" in SECOND_FACTOR:
+            assert demand is Demand.SECOND_FACTOR
         else:
             assert demand is Demand.ANY, path
     assert demand_of(closed, "GET", "/nothing/here") is Demand.ANY
     assert demand_of(closed, "GET", "/docsx") is Demand.ANY
     assert demand_of(closed, "POST", "/api/v1/prices-of-others") is Demand.ANY
-    assert {f"{method} {path}" for method, path in every_route()} >= ADMIN | USERS | CLIENT | TOKEN | CUSTOMER_TOKEN
+    named = ADMIN | USERS | CLIENT | TOKEN | CUSTOMER_TOKEN | ACCOUNT_TOKEN | SECOND_FACTOR
+    assert {f"{method} {path}" for method, path in every_route()} >= named
 
 
 def test_dev_opens_everything_until_the_credits_service_has_keys() -> None:
@@ -173,7 +199,7 @@ async def test_the_log_names_templates_and_never_what_was_sent(client: httpx.Asy
 
 
 async def test_paths_and_methods_that_do_not_exist(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/api", "/api/v1/nothing", "/api/v1/customers/a/b", "/api/v1/meters/", "/%00", "/%ff", "/a%2Fb"):
+    for path in ("/api", "/api/v1/nothing", "/api/v1/customers/a/b", "/api/v1/meters/", "/%00", "/%ff", "/a%2Fb"):
         missing = await client.get(path)
         assert missing.status_code == 404, path
         assert missing.headers["content-type"] == "application/problem+json"

@@ -73,7 +73,7 @@ FIELDS = re.findall(
     r"\w+",
     "id key subject source type specversion time data value kind resource agent unit_price user_id amount description "
     "initial_balance name email parent payer credit_policy asset reason meter customer effective_from quantum model "
-    "aggregation on_drop unit ids cursor cpu",
+    "aggregation on_drop unit ids cursor cpu credits kind_natural_id microcredits_per_unit unit_of_measure valid_from",
 )
 
 
@@ -201,13 +201,22 @@ async def test_odd_paths_and_queries(client: httpx.AsyncClient) -> None:
         b"/api/v1/charges/?.?",
         b"/api/v1/quarantine/?",
         b"/api/credits_history/?",
+        b"/api/v1/kinds/?",
+        b"/admin/kind/?",
+        b"/admin/org/?",
+        b"/admin/price/?",
+        b"/admin/tier/?",
+        b"/admin/customer/?/transaction",
+        b"/customer/?/usage",
         b"/docs/?",
         b"/?",
     ):
         for value in odd:
             url = httpx.URL("http://tally").copy_with(raw_path=template.replace(b"?", value))
             await hold(await client.get(url), (template, value[:50]))
-    names = re.findall(r"\w+", "cursor limit month since until meter customer replayed start_date end_date view")
+    names = re.findall(
+        r"\w+", "cursor limit month since until meter customer replayed start_date end_date view kind mapped unpriced"
+    )
     for path in routes("GET"):
         for value in odd:
             for name in names:

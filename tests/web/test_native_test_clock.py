@@ -41,7 +41,7 @@ async def test_holds_grants_and_agreements_happen_at_their_time(rehearsing: Serv
 
         await post("customers", {"key": "ada", "credit_policy": "prepaid"})
         await post("tiers/gold", {"credits": "100", "category": "paid"}, "PUT")
-        await post("customers/ada/agreements", {"tier": "gold", "start": "2026-03-01", "end": "2026-11-01"})
+        await post("customers/ada/agreements", {"tier": "gold", "start": "2026-03-01", "end": "2026-03-15"})
         grant = {"asset": "CREDIT", "amount": "10", "expires_at": "2026-02-01T05:00:00Z"}
         await post("customers/ada/grants", grant)
         await post("customers/ada/holds", {"asset": "CREDIT", "amount": "4", "expires_in": 3600})
@@ -54,12 +54,12 @@ async def test_holds_grants_and_agreements_happen_at_their_time(rehearsing: Serv
         assert await balance() == "0"
         assert (await move(client, "2026-03-01T05:00:00Z")).json()["due"]["agreements"] == 1
         assert await balance() == "100"
-        await move(client, "2026-11-02T00:00:00Z")
+        await move(client, "2026-03-16T00:00:00Z")
         assert await balance() == "0"
         history = (await client.get("/api/v1/customers/ada/transactions")).json()["items"]
         times = {item["created_at"] for item in history}
-        assert times >= {"2026-02-01T05:00:00Z", "2026-03-01T05:00:00Z", "2026-11-01T04:00:00Z"}
-        assert (await client.get("/api/v1/test-clock")).json() == {"now": "2026-11-02T00:00:00Z", "moving_to": None}
+        assert times >= {"2026-02-01T05:00:00Z", "2026-03-01T05:00:00Z", "2026-03-15T04:00:00Z"}
+        assert (await client.get("/api/v1/test-clock")).json() == {"now": "2026-03-16T00:00:00Z", "moving_to": None}
         assert (await client.get("/api/v1/verify")).json()["holds"]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -125,6 +126,13 @@ async def test_timestamps_have_the_precision_that_is_asked_for(client: httpx.Asy
     assert (refused.status_code, refused.text.partition(": ")[0]) == (400, "400")
 
 
+async def test_virtual_projects_that_one_project_hosts_are_charged_apart(client: httpx.AsyncClient) -> None:
+    """The exporter tells them apart by ``project_name``; id, domain and location are of the project that they share."""
+    await write(client, [line(10, 0, "one"), line(1000, 0, "two"), line(1003, 1, "two"), line(11, 1, "one")])
+    for project, left in (("one", -1), ("two", -3)):
+        assert (await history(client, project)).json()["credits"] == ["credits", left]
+
+
 async def test_projects_outside_the_whitelist_are_ignored(service: Service) -> None:
     async with asking(service, project_whitelist="in;also in") as client:
         await write(client, [line(value, value, project) for value in (1, 2) for project in ("in", "out")])
@@ -141,6 +149,15 @@ async def test_write_has_limits(service: Service) -> None:
         assert (long.status_code, long.text) == (413, "413: the body must not be longer than 2048 bytes")
         many = await write(client, b"a\n" * 4)
         assert (many.status_code, many.text) == (413, "413: the body must have at most 3 lines")
+
+
+async def test_better_than_before_what_cannot_be_kept_is_not_said_to_be_accepted(
+    client: httpx.AsyncClient, service: Service
+) -> None:
+    """[B]: theirs said 202 to what stood in its memory only, and lost it with the process."""
+    await service.pool.close()
+    answer = await write(client, [line(1, 0)])
+    assert (answer.status_code, answer.text) == (503, "503: the database cannot be reached")
 
 
 # /api/credits_history
@@ -180,6 +197,39 @@ async def test_the_last_second_of_a_range_is_whole(client: httpx.AsyncClient) ->
     assert shown.json()["timestamps"][1:] == ["2019-01-08 01:00:00"]
 
 
+@pytest.fixture(params=["America/New_York", "Asia/Kathmandu"])
+def zone_of_the_machine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What the process, and whatever it starts, takes for local time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield request.param
+    time.tzset()
+
+
+async def test_better_than_before_times_are_utc_wherever_the_machine_stands(
+    zone_of_the_machine: str, used: httpx.AsyncClient
+) -> None:
+    """[B]: theirs took the time of a line for local time, so that it was another one on another machine."""
+    assert time.localtime(0).tm_gmtoff
+    shown = await history(used, start_date="2019-01-08 01:00:00", end_date="2019-01-08 02:00:00")
+    assert shown.json()["timestamps"][1:] == ["2019-01-08 02:00:00", "2019-01-08 01:00:00"]
+    await write(used, ["project_vcpu_usage,location_id=8676,project_name=os_credits_1 value=20"])
+    charges = (await used.get("/api/v1/customers/os_credits_1/charges")).json()["items"]
+    assert charges[0]["at"] == "2026-11-20T12:00:00Z"  # when it came, by the service's clock
+
+
+async def test_rises_that_round_to_nothing_stand_in_the_history_once_they_are_visible(
+    client: httpx.AsyncClient,
+) -> None:
+    """Each is worth 0.004 credits, which two places do not show by itself."""
+    await write(client, [line(f"{10 + hours * 0.004:.3f}", hours) for hours in range(6)])
+    assert (await history(client, view="used")).text == (
+        '{"timestamps":["timestamps","2019-01-08 02:00:00","2019-01-08 04:00:00"],'
+        '"credits":["credits",0.01,0.02],"metrics":["metrics","cpu","cpu"]}'
+    )
+
+
 async def test_history_of_an_empty_range_is_204(used: httpx.AsyncClient) -> None:
     empty = await history(used, start_date="2020-01-01 00:00:00")
     assert (empty.status_code, empty.content) == (204, b"")
@@ -195,14 +245,14 @@ async def test_a_project_without_history_is_404(client: httpx.AsyncClient) -> No
 
 
 async def test_what_cannot_be_a_range_or_a_project_is_400(used: httpx.AsyncClient) -> None:
-    time = "2019-01-08 01:00:00"
+    instant = "2019-01-08 01:00:00"
     for query, reason in (
         ({"start_date": "yesterday"}, "start_date must be a time as 2019-01-08 00:00:00"),
         ({"start_date": ""}, "start_date must be a time as 2019-01-08 00:00:00"),
         ({"end_date": "2019-02-30 00:00:00"}, "end_date must be a time as 2019-01-08 00:00:00"),
         ({"end_date": "2019-01-08T00:00:00"}, "end_date must be a time as 2019-01-08 00:00:00"),
-        ({"start_date": time, "end_date": time}, "end_date must be later than start_date"),
-        ({"start_date": time, "end_date": "2018-01-01 00:00:00"}, "end_date must be later than start_date"),
+        ({"start_date": instant, "end_date": instant}, "end_date must be later than start_date"),
+        ({"start_date": instant, "end_date": "2018-01-01 00:00:00"}, "end_date must be later than start_date"),
     ):
         refused = await history(used, **query)
         assert (refused.status_code, refused.text) == (400, f"400: {reason}"), query
@@ -300,7 +350,7 @@ async def test_costs_of_what_is_no_amount_are_400(client: httpx.AsyncClient) -> 
     ):
         status, text = await costs(client, body.encode("utf-8", "surrogateescape").decode("latin-1"))
         assert (status, text[:5]) == (400, "400: "), body
-    for amount in ("1.5", "1.0", '"1"', "true", "null", "[]", "{}", "1" * 19):
+    for amount in ("1.5", "1.0", '"1"', '"many"', "true", "null", "[]", "{}", "1" * 19):
         status, text = await costs(client, f'{{"cpu": {amount}}}')
         assert (status, text) == (400, "400: The amount of cpu must be an integer of at most 1000000000000000000"), (
             amount

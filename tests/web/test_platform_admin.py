@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -15,10 +15,10 @@ import pytest
 
 from tallystick.kernel.clock import TestClock
 from tallystick.metering.readings import Readings
-from tallystick.service import Service
+from tallystick.service import Service, open_service
 from tests.doubles.oidc_provider import CLIENT_ID, Provider
 from tests.doubles.sweepable import Sweepable, item
-from tests.web.conftest import NOW, asking
+from tests.web.conftest import NOW, asking, settings
 
 ADMIN = "/admin"
 PRICE = "/admin/price"
@@ -198,6 +198,30 @@ async def test_a_price_is_changed_from_now_on(tokens: httpx.AsyncClient, clock: 
     assert await charged(tokens) == ["1", "4"]
 
 
+class Ticking(TestClock):
+    """Never says the same time twice, as a real one."""
+
+    def now(self) -> datetime:
+        self.advance(timedelta(microseconds=1))
+        return super().now()
+
+
+async def test_from_now_on_is_no_moment_too_late(database_url: str) -> None:
+    """Time passes between the request and its turn: what is to change from now on is not said to change the past."""
+    opened = open_service(settings(database_pool_size=4), database_url, Ticking(NOW))
+    async with opened as ticking, asking(ticking) as client:
+        await client.put("/api/v1/meters/tokens", json={})
+        path = f"{PRICE}/{(await price(client))['id']}"
+        answers = await asyncio.gather(
+            *(client.put(path, json={"microcredits_per_unit": cost, "unit": 1}) for cost in range(1, 6))
+        )
+        assert [answer.status_code for answer in answers] == [200] * 5
+        versions = (await client.get(PRICE, params={"meter": "tokens"})).json()["items"]
+        starts, ends = zip(*sorted((one["valid_from"], one["valid_until"]) for one in versions), strict=True)
+        assert len(starts) == 6
+        assert ends == (*starts[1:], None)
+
+
 async def test_the_same_again_changes_nothing(tokens: httpx.AsyncClient, clock: TestClock) -> None:
     old = await price(tokens)
     assert await price(tokens) == old
@@ -331,7 +355,7 @@ async def test_a_price_that_is_not_there_cannot_be_changed(tokens: httpx.AsyncCl
 async def test_better_than_before_what_needs_a_price_is_listed_and_charged_once_it_has_one(
     tokens: httpx.AsyncClient,
 ) -> None:
-    """Kinds that appear through usage were created empty, to be completed later; nothing showed which they were."""
+    """[B]: kinds that usage brought were created empty, to be completed later; nothing showed which they were."""
     await use(tokens, 5, 7, kind="plan-1")
     await use(tokens, 11, kind="plan-1", customer="bob")
     (needs,) = (await tokens.get(KIND, params={"unpriced": "true"})).json()["items"]

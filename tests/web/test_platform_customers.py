@@ -37,7 +37,8 @@ async def books(client: httpx.AsyncClient) -> httpx.AsyncClient:
 # What they see
 
 
-async def test_usage_is_what_the_bill_says_in_microcredits(books: httpx.AsyncClient) -> None:
+async def test_better_than_before_customers_see_their_usage_as_the_bill_has_it(books: httpx.AsyncClient) -> None:
+    """[B]: theirs had only drawn what customers could see."""
     line = {"meter": "tokens", "unit_of_measure": "token", "measurements": 1}
     shown = (await books.get("/customer/ada/usage")).json()
     assert shown == {
@@ -82,7 +83,7 @@ async def test_what_is_priced_in_another_asset_is_no_microcredits(books: httpx.A
     assert [(line["asset"], line["amount_microcredits"]) for line in shown["lines"]] == [("CREDIT", 8), ("USD", None)]
 
 
-async def test_a_balance_is_in_microcredits(books: httpx.AsyncClient) -> None:
+async def test_better_than_before_customers_see_their_balance(books: httpx.AsyncClient) -> None:
     assert (await books.get("/customer/ada/balance")).json() == {
         "customer": "ada",
         "payer": "ada",
@@ -98,7 +99,9 @@ async def test_a_balance_is_in_microcredits(books: httpx.AsyncClient) -> None:
     assert (empty["payer"], {empty[name] for name in empty if name.endswith("_microcredits")}) == ("ada", {0})
 
 
-async def test_prices_are_those_in_force_for_the_customer(books: httpx.AsyncClient, clock: TestClock) -> None:
+async def test_better_than_before_customers_see_the_prices_in_force_for_them(
+    books: httpx.AsyncClient, clock: TestClock
+) -> None:
     async def shown(**query: str) -> list[tuple[Any, ...]]:
         page = (await books.get("/customer/ada/price", params=query)).json()
         names = ("meter", "kind_natural_id", "customer", "microcredits_per_unit", "unit", "valid_until")

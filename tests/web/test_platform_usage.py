@@ -114,6 +114,18 @@ async def test_a_platform_that_is_away_is_read_when_it_is_back(
     assert await measured(service) == [("cfapps", "app-1", 1024), ("cfservices", "svc-1", 1)]
 
 
+async def test_jobs_keep_no_secrets(service: Service, client: httpx.AsyncClient, capi: Capi) -> None:
+    """What a job was told, and why it failed, stands in the database and is shown to administrators."""
+    capi.tell("when", path="/oauth/token", times=1, status=401)
+    await client.post(JOB)
+    await work_in_vain(service)
+    tables = ("procrastinate_jobs", "job_failures", "readings")
+    kept = [str(row) for table in tables for row in await fetch(service, f"select to_jsonb({table}) from {table}")]
+    assert len(kept) == len(tables)
+    assert not [row for row in kept if CLIENT_SECRET[:6] in row]  # whatever encodes the rest of it
+    assert await fetch(service, "select args from procrastinate_jobs") == [({},)]
+
+
 async def work_in_vain(service: Service) -> None:
     """Works until the first attempt has failed."""
 
@@ -157,6 +169,15 @@ async def test_better_than_before_one_app_does_not_take_the_hour_of_all(
     assert (reading.state, reading.total.recorded) == ("complete", 2)
 
 
+async def test_an_app_of_nobody_is_kept_and_said_to_be(service: Service, client: httpx.AsyncClient, capi: Capi) -> None:
+    capi.tell("put", apps=[{"guid": "lost", "name": "lost", "space": "gone"}])
+    answer = await client.post("/admin/usage/app/lost")
+    assert answer.status_code == 200
+    assert re.fullmatch(r"reading [0-9a-f-]{36}: the app is kept until it is known whose it is", answer.text)
+    assert await measured(service) == []
+    assert await fetch(service, "select code from quarantine") == [("no_customer",)]
+
+
 @pytest.mark.parametrize("guid", ["nobody", "a%2Fb", "%E2%82%AC", "x" * 300])
 async def test_an_app_that_is_not_there_is_said_with_500(client: httpx.AsyncClient, guid: str) -> None:
     answer = await client.post(f"/admin/usage/app/{guid}")
@@ -176,3 +197,11 @@ async def test_without_a_platform_there_is_no_app_to_read(database_url: str, clo
         answer = await client.post(APP)
         assert (answer.status_code, answer.text) == (500, "no platform is configured: set CF_API_URL")
         assert (await client.post(JOB)).status_code == 200
+
+
+@pytest.mark.parametrize("path", [JOB, APP])
+async def test_a_database_that_is_away_is_said_with_500(service: Service, client: httpx.AsyncClient, path: str) -> None:
+    await service.pool.close()
+    answer = await client.post(path)
+    assert (answer.status_code, answer.text) == (500, "the database cannot be reached")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"

@@ -24,6 +24,8 @@ class Demand(Enum):
     ANY = auto()  # a client key or an administrator's
     ADMIN = auto()  # an administrator's key
     TOKEN = auto()  # an administrator's token of the OIDC issuer, which no key stands for
+    ACCOUNT_TOKEN = auto()  # the token of the account management
+    SECOND_FACTOR = auto()  # that, and its second factor
     CUSTOMER_TOKEN = auto()  # that, or one that names the customer whose usage its bearer may see
 
 

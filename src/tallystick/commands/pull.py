@@ -15,18 +15,16 @@ from tallystick.commands import console
 from tallystick.commands.books import open_books
 from tallystick.commands.options import DataDir, ExitCode, InvalidUsage, Json, read_settings
 from tallystick.kernel.errors import TallyError
-from tallystick.metering.model import Receipt, Rejection
-from tallystick.metering.sources.prometheus_query import Pulled, open_prometheus, pull, steps_between
-from tallystick.service import Service
+from tallystick.metering.model import Rejection
+from tallystick.metering.pulls import SETTLED, Plan, Recorded, record_period
+from tallystick.metering.sources.prometheus_query import open_prometheus, steps_between
+from tallystick.service import pull_plan_of
 from tallystick.settings import Settings
 
 MAX_LISTED = 20
 """Rejected samples that are listed. All of them are counted."""
 
 MAX_WARNINGS = 20
-
-SETTLED = timedelta(minutes=1)
-"""So far back Prometheus is taken to have everything: scrapes are under way, and rules have yet to be evaluated."""
 
 ANY = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -48,14 +46,14 @@ class Tally:
     listed: list[Rejection] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def add(self, receipt: Receipt) -> None:
-        self.accepted += receipt.accepted
-        self.duplicates += receipt.duplicates
-        self.unpriced += receipt.unpriced
-        self.rejected += len(receipt.rejected)
-        self.listed += receipt.rejected[: MAX_LISTED - len(self.listed)]
-
-    def finish(self, pulled: Pulled) -> None:
+    def add(self, recorded: Recorded) -> None:
+        pulled = recorded.pulled
+        for receipt in recorded.receipts:
+            self.accepted += receipt.accepted
+            self.duplicates += receipt.duplicates
+            self.unpriced += receipt.unpriced
+            self.rejected += len(receipt.rejected)
+            self.listed += receipt.rejected[: MAX_LISTED - len(self.listed)]
         self.until = pulled.until.isoformat()
         self.steps += pulled.steps
         self.ignored += pulled.ignored
@@ -91,11 +89,11 @@ def pull_usage(
     quarantine; the exit status is then 1. A bearer token is taken from PORTAL_AUTH_TOKEN.
     """
     settings = read_settings(data_dir=data_dir, prometheus_url=prometheus)
-    if settings.prometheus_url is None:
+    if (plan := pull_plan_of(settings)) is None:
         raise InvalidUsage("say where Prometheus is, with --prometheus or TALLY_PROMETHEUS_URL", field="prometheus")
     first, distance = _instant(since, "since"), _distance(step)
     end = None if until is None else _instant(until, "until")
-    tally = asyncio.run(_pull(settings, settings.prometheus_url, first, end, distance))
+    tally = asyncio.run(_pull(settings, plan, first, end, distance))
     _show(tally, as_json=json)
     if tally.rejected:
         raise typer.Exit(ExitCode.NO)
@@ -120,32 +118,22 @@ def _distance(text: str) -> timedelta:
     return step
 
 
-def _token(settings: Settings) -> str | None:
-    return None if settings.prometheus_token is None else settings.prometheus_token.get_secret_value()
-
-
-async def _pull(settings: Settings, url: str, since: datetime, until: datetime | None, step: timedelta) -> Tally:
-    async with open_books(settings) as service, open_prometheus(url, _token(settings)) as client:
+async def _pull(settings: Settings, plan: Plan, since: datetime, until: datetime | None, step: timedelta) -> Tally:
+    async with open_books(settings) as service, open_prometheus(plan.url, plan.token) as client:
         settled = service.clock.now() - SETTLED
         end = settled if until is None else min(until, settled)
         tally = Tally(since.isoformat())
-        windows = pull(client, service.prometheus, since, end, step)
+        windows = record_period(service.intake, client, service.prometheus, since, end, step)
         with console.progress_bar("steps") as progress:
             task = progress.add_task("pulling", total=len(steps_between(since, end, step)))
             try:
                 async with aclosing(windows):
-                    async for pulled in windows:
-                        await _record(service, pulled, tally)
+                    async for recorded in windows:
+                        tally.add(recorded)
                         progress.update(task, completed=tally.steps)
             except TallyError as error:
                 raise PullStopped(error, tally) from error
         return tally
-
-
-async def _record(service: Service, pulled: Pulled, tally: Tally) -> None:
-    for batch in pulled.batches:
-        tally.add(await service.intake.submit(batch))
-    tally.finish(pulled)
 
 
 def _show(tally: Tally, *, as_json: bool) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from tallystick.ledger.wallets import CreditPolicy, PostingPolicy
 
+Region = Literal["emea", "nam", "apac"]
+"""Whose business a customer is: Europe, the Middle East and Africa; North America; Asia and the Pacific."""
+
+DEFAULT_REGION: Region = "nam"
+
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """One customer. ``payer`` is who pays for it; without one it pays for itself."""
+    """One customer. ``payer`` is who pays for it; without one it pays for itself. ``vip``: it is looked after."""
 
     id: UUID
     key: str
@@ -21,6 +27,8 @@ class Customer:
     payer: str | None
     credit_policy: CreditPolicy
     posting_policy: PostingPolicy
+    region: Region
+    vip: bool
     created_at: datetime
 
 
@@ -35,3 +43,15 @@ class NewCustomer:
     payer: str | None = None
     credit_policy: CreditPolicy = "postpaid"
     posting_policy: PostingPolicy = "immediate"
+    region: Region = DEFAULT_REGION
+    vip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerChange:
+    """What is asked for when a customer is changed; what is ``None`` stays as it is."""
+
+    name: str | None = None
+    email: str | None = None
+    region: Region | None = None
+    vip: bool | None = None

@@ -1,6 +1,6 @@
 -- name: insert!
-insert into customers (id, key, name, email, parent_id, payer_id, credit_policy, posting_policy, created_at)
-values (:id, :key, :name, :email, :parent_id, :payer_id, :credit_policy, :posting_policy, :now)
+insert into customers (id, key, name, email, parent_id, payer_id, credit_policy, posting_policy, region, vip, created_at)
+values (:id, :key, :name, :email, :parent_id, :payer_id, :credit_policy, :posting_policy, :region, :vip, :now)
 on conflict do nothing
 
 -- name: ensure!
@@ -24,20 +24,28 @@ join customers as payer on payer.id = coalesce(c.payer_id, c.id)
 where c.key = any (:keys::text[])
 
 -- name: by_key
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.region, c.vip, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
-where c.key = :key
+where c.key = :key and c.deleted_at is null
+
+-- name: by_id
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.region, c.vip, c.created_at
+from customers as c
+left join customers as parent on parent.id = c.parent_id
+left join customers as payer on payer.id = c.payer_id
+where c.id = :id and c.deleted_at is null
 
 -- name: page
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.region, c.vip, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
 where c.key > :after
     and (:name::text is null or coalesce(c.name, c.key) ~* :name::text)
     and (:id::uuid is null or c.id = :id::uuid)
+    and c.deleted_at is null
 order by c.key
 limit :limit
 
@@ -46,15 +54,35 @@ limit :limit
 select set_config('statement_timeout', :milliseconds::text, true), '' ~* :name::text
 
 -- name: newest
-select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.created_at
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.region, c.vip, c.created_at
 from customers as c
 left join customers as parent on parent.id = c.parent_id
 left join customers as payer on payer.id = c.payer_id
+where c.deleted_at is null
 order by c.created_at desc, c.id desc
 offset :skip limit :limit
 
+-- name: by_name
+select c.id, c.key, c.name, c.email, parent.key, payer.key, c.credit_policy, c.posting_policy, c.region, c.vip, c.created_at
+from customers as c
+left join customers as parent on parent.id = c.parent_id
+left join customers as payer on payer.id = c.payer_id
+where c.deleted_at is null
+order by coalesce(c.name, c.key), c.id
+offset :skip limit :limit
+
 -- name: count
-select count(*) from customers
+select count(*) from customers where deleted_at is null
+
+-- name: change!
+-- Nothing if the e-mail is another customer's.
+update customers set name = :name, email = :email, region = :region, vip = :vip where id = :id
+
+-- name: delete
+-- What is personal goes; a key may be a name or an address, unless it is the id itself.
+update customers set key = id::text, name = null, email = null, deleted_at = :now
+where (:ids::uuid[] is null or id = any (:ids::uuid[])) and deleted_at is null
+returning id, region, vip
 
 -- name: email_taken
 select true from customers where lower(email) = lower(:email)

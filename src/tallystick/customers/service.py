@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
 from psycopg import AsyncConnection
-from psycopg.errors import InvalidRegularExpression, QueryCanceled
+from psycopg.errors import InvalidRegularExpression, QueryCanceled, UniqueViolation
 
 from tallystick.customers.hierarchy import check_room_below
-from tallystick.customers.model import Customer, NewCustomer
+from tallystick.customers.model import Customer, CustomerChange, NewCustomer, Region
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
@@ -27,14 +27,28 @@ SEARCH_MILLISECONDS = 2000
 """How long customers are looked for by an expression."""
 
 
+class EmailTaken(Conflict):
+    """Another one has this e-mail."""
+
+    code = "email_taken"
+
+
+class Deleted(NamedTuple):
+    """Who a customer was, as far as it may still be known."""
+
+    id: UUID
+    region: Region
+    vip: bool
+
+
 class Customers:
     """Whoever is metered or pays. Works in the caller's transaction."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    async def create(self, conn: AsyncConnection, new: NewCustomer) -> Customer:
-        """Creates a customer.
+    async def create(self, conn: AsyncConnection, new: NewCustomer, customer_id: UUID | None = None) -> Customer:
+        """Creates a customer, under an id of its own if none is given.
 
         Raises ``InvalidInput`` for a field that breaks its rule or names an unknown parent or payer, ``Conflict`` if
         the key or the e-mail is taken.
@@ -43,7 +57,7 @@ class Customers:
         if new.name is not None:
             check_text(new.name, "name")
         if new.email is not None:
-            _check_email(new.email)
+            check_email(new.email)
         check_policies(new.credit_policy, new.posting_policy)
         parent_id = await self._id_of(conn, new.parent, "parent")
         if parent_id is not None:
@@ -52,7 +66,7 @@ class Customers:
         cursor = await conn.execute(
             _SQL.insert,
             {
-                "id": new_id(now),
+                "id": customer_id or new_id(now),
                 "key": new.key,
                 "name": new.name,
                 "email": new.email,
@@ -60,6 +74,8 @@ class Customers:
                 "payer_id": await self._payer_id(conn, new.payer),
                 "credit_policy": new.credit_policy,
                 "posting_policy": new.posting_policy,
+                "region": new.region,
+                "vip": new.vip,
                 "now": now,
             },
         )
@@ -74,6 +90,38 @@ class Customers:
         if (row := await cursor.fetchone()) is None:
             raise NotFound(f"there is no customer {key!r}", field="key")
         return Customer(*row)
+
+    async def of_id(self, conn: AsyncConnection, customer_id: UUID) -> Customer:
+        """The customer with this id. Raises ``NotFound``."""
+        row = await (await conn.execute(_SQL.by_id, {"id": customer_id})).fetchone()
+        if row is None:
+            raise NotFound(f"there is no customer {customer_id}", field="id")
+        return Customer(*row)
+
+    async def change(self, conn: AsyncConnection, key: str, change: CustomerChange) -> Customer:
+        """Changes what people know of a customer. Raises ``NotFound``, ``InvalidInput``, ``EmailTaken``."""
+        customer = await self.get(conn, key)
+        fields = {
+            "name": customer.name if change.name is None else check_text(change.name, "name"),
+            "email": customer.email if change.email is None else check_email(change.email),
+            "region": change.region or customer.region,
+            "vip": customer.vip if change.vip is None else change.vip,
+        }
+        try:
+            async with conn.transaction():
+                await conn.execute(_SQL.change, {"id": customer.id, **fields})
+        except UniqueViolation:
+            raise _email_taken() from None
+        return await self.get(conn, key)
+
+    async def delete(self, conn: AsyncConnection, customer_ids: list[UUID] | None) -> list[Deleted]:
+        """Forgets what is personal of these customers, or of all; what they used and paid stays in the books.
+
+        Usage that still comes for an account, whose key is its id, is charged as before; another key is free again.
+        Answers with those that were there.
+        """
+        parameters = {"ids": customer_ids, "now": self._clock.now()}
+        return [Deleted(*row) for row in await (await conn.execute(_SQL.delete, parameters)).fetchall()]
 
     async def page(
         self,
@@ -114,6 +162,12 @@ class Customers:
             raise InvalidInput(
                 "name must not take too long to be looked for: say it more simply", field="name"
             ) from None
+
+    async def by_name(self, conn: AsyncConnection, skip: int, limit: int) -> tuple[list[Customer], int]:
+        """Customers in the order of their names, without the first ``skip``; and how many there are."""
+        (total,) = await (await conn.execute(_SQL.count)).fetchone() or (0,)
+        cursor = await conn.execute(_SQL.by_name, {"skip": min(skip, total), "limit": limit})
+        return [Customer(*row) for row in await cursor.fetchall()], total
 
     async def newest(self, conn: AsyncConnection, skip: int, limit: int) -> tuple[list[Customer], int]:
         """Customers without the ``skip`` newest, newest first; and how many there are."""
@@ -178,8 +232,12 @@ class Customers:
 
     async def _collision(self, conn: AsyncConnection, new: NewCustomer) -> Conflict:
         if new.email and await (await conn.execute(_SQL.email_taken, {"email": new.email})).fetchone():
-            return Conflict("email is already used by another customer", field="email")
+            return _email_taken()
         return Conflict(f"there is a customer {new.key!r} already", field="key")
+
+
+def _email_taken() -> EmailTaken:
+    return EmailTaken("email is already used by another customer", field="email")
 
 
 def check_policies(credit: CreditPolicy, posting: PostingPolicy) -> None:
@@ -188,9 +246,11 @@ def check_policies(credit: CreditPolicy, posting: PostingPolicy) -> None:
         raise InvalidInput("posting_policy must be immediate for a prepaid customer", field="posting_policy")
 
 
-def _check_email(email: str) -> None:
+def check_email(email: str) -> str:
+    """Returns an e-mail address unchanged. Raises ``InvalidInput`` if it cannot be one."""
     check_key(email, "email")
     try:
         validate_email(email, check_deliverability=False)
     except EmailNotValidError as error:
         raise InvalidInput(f"email must be an e-mail address: {error}", field="email") from None
+    return email

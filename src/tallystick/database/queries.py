@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,6 +13,8 @@ import aiosql
 from psycopg import adapters
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+
+from tallystick.database.binary import timestamp_field
 
 
 class Queries:
@@ -44,18 +45,14 @@ def array(items: Iterable[object]) -> str:
     return "{" + ",".join(map(str, items)) + "}"
 
 
-@lru_cache(maxsize=10_000)
-def instant(at: datetime) -> str:
-    """The text of a PostgreSQL timestamp. Kept, as most measurements share their instants with others."""
-    return at.isoformat()
-
-
 _COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def copy_text(text: str) -> str:
     """A text as it stands in a row of COPY in PostgreSQL's text format."""
-    return text if text.isprintable() and "\\" not in text else text.translate(_COPY_ESCAPES)
+    if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
+        return text.translate(_COPY_ESCAPES)
+    return text
 
 
 class UuidArray:
@@ -100,8 +97,26 @@ _NIL = bytes(16)
 _LENGTH = struct.pack("!i", 16)
 _NULL = struct.pack("!i", -1)
 _UUID_OID = adapters.types["uuid"].oid
+_TIMESTAMP_OID = adapters.types["timestamptz"].oid
 _MAY_HAVE_NULLS = 1
 _EMPTY = struct.pack("!iiI", 0, 0, _UUID_OID)
+
+
+class TimestampArray:
+    """A PostgreSQL array of instants (timestamptz) as its bytes on the wire."""
+
+    __slots__ = ("_elements",)
+
+    def __init__(self, instants: Iterable[datetime]) -> None:
+        """``instants`` are aware."""
+        self._elements = list(map(timestamp_field, instants))
+
+    @property
+    def wire(self) -> bytes:
+        """As PostgreSQL takes it (array_recv)."""
+        dimensions = 1 if self._elements else 0
+        header = struct.pack("!iiI", dimensions, 0, _TIMESTAMP_OID)
+        return header + (struct.pack("!ii", len(self._elements), 1) if dimensions else b"") + b"".join(self._elements)
 
 
 class _UuidArrayDumper(Dumper):
@@ -112,4 +127,13 @@ class _UuidArrayDumper(Dumper):
         return obj.wire
 
 
+class _TimestampArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = adapters.types["timestamptz"].array_oid
+
+    def dump(self, obj: TimestampArray) -> bytes:
+        return obj.wire
+
+
 adapters.register_dumper(UuidArray, _UuidArrayDumper)
+adapters.register_dumper(TimestampArray, _TimestampArrayDumper)

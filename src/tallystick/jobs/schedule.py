@@ -26,6 +26,7 @@ class Entry:
 
 SCHEDULE = (
     Entry("measure-usage", "1 * * * *", "UTC", missed="last"),  # what was not read in its hour cannot be read later
+    Entry("pull-usage", "5 * * * *", "UTC", missed="last"),  # asks for whatever was missed
     Entry("post-usage", "1 6 1 * *", "business", missed="last"),  # posts every month that is not posted
     Entry("prune-jobs", "30 3 * * *", "UTC", missed="last"),
 )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
+
+
+@lru_cache(maxsize=10_000)
+def instant_text(at: datetime) -> str:
+    """ISO 8601. Kept, as making it takes long and most measurements share their instants with others."""
+    return at.isoformat()
 
 
 class Clock(Protocol):

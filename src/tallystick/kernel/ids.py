@@ -38,17 +38,23 @@ def _with_length(data: bytes) -> bytes:
 
 
 def measurement_id(source: str, sender_id: str) -> int:
-    """The id, as a 128-bit number, of what ``source`` calls ``sender_id``.
+    """The id, as a 128-bit number, of what ``source`` calls ``sender_id``."""
+    return int.from_bytes(measurement_key(source, sender_id))
+
+
+def measurement_key(source: str, sender_id: str) -> bytes:
+    """The bytes of the id of what ``source`` calls ``sender_id``.
 
     A UUID keeps its leading 64 bits, so time-ordered ids stay time-ordered, and has the source mixed into the rest;
     within one source that is reversible, so two UUIDs never share an id. Any other text is hashed with its source:
     ``derived_id("measurement", source, sender_id)``, of which the beginning is the same for all of a source.
     """
     if len(sender_id) == 36 and _UUID_TEXT.fullmatch(sender_id):
-        return int(sender_id.replace("-", ""), 16) ^ _source_mask(source)
+        return (int(sender_id.replace("-", ""), 16) ^ _source_mask(source)).to_bytes(16)
     digest = _measurements_of(source).copy()
-    digest.update(_with_length(sender_id.encode()))
-    return int.from_bytes(digest.digest(), "big")
+    data = sender_id.encode()
+    digest.update(len(data).to_bytes(8) + data)  # _with_length, without a call
+    return digest.digest()
 
 
 @lru_cache(maxsize=4096)

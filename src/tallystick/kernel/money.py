@@ -48,6 +48,12 @@ def format_amount(microunits: int, *, places: int = 0) -> str:
     return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
 
 
+def plain(number: Decimal) -> str:
+    """The decimal text of a number without an exponent, with all of its zeros."""
+    text = str(number)  # five times as fast as a format, and without an exponent already as long as there are few zeros
+    return text if "E" not in text else format(number, "f")
+
+
 def format_quantity(quantity: Decimal) -> str:
     """The plain decimal text of a quantity: no exponent, no trailing zeros."""
     text = format(quantity, "f")

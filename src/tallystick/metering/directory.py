@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 
 from psycopg import AsyncConnection
 
+from tallystick.customers.agents import blocked_agents
 from tallystick.customers.service import Customers
+from tallystick.database.binary import row_of, uuid_field
 from tallystick.database.queries import Queries
 from tallystick.kernel.calendar import month_of
 from tallystick.kernel.clock import Clock
@@ -23,14 +25,21 @@ from tallystick.kernel.ids import NIL, derived_id
 from tallystick.ledger.wallets import Payer
 from tallystick.metering.gaps import HOUR_MINUTES, level_scope
 from tallystick.metering.model import Measurement, Meter
-from tallystick.metering.quantify import counter_scope
+from tallystick.metering.quantify import counter_scope, fold_of
+from tallystick.metering.states import Memory, Place, place_of
 from tallystick.pricing.model import Price, PriceList
 from tallystick.pricing.service import Pricing
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
+STRIPES = 64
+"""Customers are spread over this many locks for meters with a state."""
+
 MAX_STREAMS = 100_000
 """Streams kept in memory; beyond that the directory starts again empty."""
+
+MEASUREMENT_COLUMNS = 15
+"""That are written when a measurement is stored (``copy_measurements``)."""
 
 StreamKey = tuple[str, str, str, str, str, str]
 TotalKey = tuple[str, str, str, str, str]
@@ -72,28 +81,46 @@ class Stream:
         "_window",
         "counter",
         "customer",
+        "customer_bytes",
         "customer_id",
+        "fold",
         "has_state",
         "id",
+        "is_blocked",
+        "is_folded",
         "is_level",
         "kind",
         "meter",
         "payer",
         "resource",
+        "row",
         "scope",
+        "stripe",
     )
 
-    def __init__(self, key: StreamKey, customer_id: UUID, payer: Payer, meter: Meter) -> None:
+    def __init__(
+        self, key: StreamKey, customer_id: UUID, payer: Payer, meter: Meter, *, is_blocked: bool = False
+    ) -> None:
         _, source, _, self.kind, self.resource, agent = key
+        self.is_blocked = is_blocked
         self.customer_id = customer_id
         self.customer = str(customer_id)
+        self.customer_bytes = customer_id.bytes
+        self.stripe = customer_id.int % STRIPES
         self.payer = payer
         self.meter = meter
         self.has_state = meter.has_state
         self.is_level = meter.fills_gaps or meter.interval_minutes != HOUR_MINUTES
+        self.is_folded = meter.has_state and not self.is_level
+        self.fold = fold_of(meter)
         self.scope = level_scope(meter, source, self.kind, self.resource, agent) if meter.fills_gaps else None
-        self.id = str(derived_id("series", source, meter.key, self.kind, self.resource, agent))
-        self.counter = str(counter_scope(meter, self.resource)) if meter.kind == "counter" else None
+        self.id = derived_id("series", source, meter.key, self.kind, self.resource, agent)
+        self.row = row_of(MEASUREMENT_COLUMNS) + uuid_field(self.customer_bytes) + uuid_field(self.id.bytes)
+        """How the row of each of its measurements begins: customer and series."""
+        self.counter: Place | None = None
+        """Where a counter has its state; other meters with a state may have several."""
+        if meter.kind == "counter":
+            self.counter = place_of(customer_id, counter_scope(meter, self.resource))
         self._window: Window | None = None
 
     def window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:
@@ -124,13 +151,20 @@ class Directory:
     version: int
     meters: dict[str, Meter]
     prices: PriceList
+    blocked: frozenset[str] = frozenset()
+    """What usage may call the agents that are blocked, in lower case."""
     streams: dict[StreamKey, Stream] = field(default_factory=dict)
+    stripes: dict[str, int] = field(default_factory=dict)
+    """Of the streams' customers, by their keys."""
+    counters: Memory = field(default_factory=Memory)
 
     def remember(self, streams: dict[StreamKey, Stream]) -> None:
         """Keeps streams whose creation has been committed."""
         if len(self.streams) + len(streams) > MAX_STREAMS:
             self.streams.clear()
+            self.stripes.clear()
         self.streams.update(streams)
+        self.stripes.update((key[0], stream.stripe) for key, stream in streams.items())
 
 
 class Directories:
@@ -142,13 +176,18 @@ class Directories:
         self._customers = customers
         self._current = Directory(version=-1, meters={}, prices=PriceList([]))
 
+    def stripe(self, customer: str) -> int:
+        """The stripe of the customer with this key; any number, but always the same, while it is not known here."""
+        return self._current.stripes.get(customer, hash(customer))
+
     async def enter(self, conn: AsyncConnection) -> Directory:
         """The directory of the catalogue's version, which stays in force until this transaction ends."""
         version = await self._pricing.enter(conn)
         if version != self._current.version:
             rows = await (await conn.execute(_SQL.meters)).fetchall()
             meters = {row[0]: Meter(*row) for row in rows}
-            self._current = Directory(version, meters, await self._pricing.price_list(conn))
+            prices, blocked = await self._pricing.price_list(conn), await blocked_agents(conn)
+            self._current = Directory(version, meters, prices, blocked)
         return self._current
 
     async def create_meters(self, conn: AsyncConnection, directory: Directory, keys: Iterable[str]) -> dict[str, Meter]:
@@ -161,7 +200,7 @@ class Directories:
         return directory.meters
 
     async def create_streams(
-        self, conn: AsyncConnection, meters: dict[str, Meter], keys: list[StreamKey]
+        self, conn: AsyncConnection, meters: dict[str, Meter], keys: list[StreamKey], blocked: frozenset[str]
     ) -> dict[StreamKey, Stream]:
         """Streams for these keys, with the customers, kinds and series that do not exist yet."""
         now = self._clock.now()
@@ -171,7 +210,9 @@ class Directories:
             _SQL.ensure_kinds,
             {"meters": [meter for meter, _ in kinds], "keys": [kind for _, kind in kinds], "now": now},
         )
-        streams = {key: Stream(key, *customers[key[0]], meters[key[2]]) for key in keys}
+        streams = {
+            key: Stream(key, *customers[key[0]], meters[key[2]], is_blocked=key[5].lower() in blocked) for key in keys
+        }
         await conn.execute(
             _SQL.ensure_series,
             {

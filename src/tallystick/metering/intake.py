@@ -7,7 +7,6 @@ measurement is durable, counted and, if it has a price, charged; one that was kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -18,56 +17,36 @@ from zoneinfo import ZoneInfo
 import msgspec
 from psycopg import AsyncConnection
 
-from tallystick.database.queries import Queries, array, copy_text
+from tallystick.database.binary import HEADER, TRAILER
+from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import derived_id, measurement_id
+from tallystick.kernel.ids import derived_id, measurement_key
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Wallets, usage_id
+from tallystick.metering.blocking import BLOCKED
 from tallystick.metering.directory import (
     Directories,
     Directory,
     Stream,
     StreamKey,
     TotalKey,
-    Window,
     stream_key,
 )
+from tallystick.metering.entries import Entry, rows_of
 from tallystick.metering.gaps import Change, estimate_remark, hours_remark, in_hours, slot_of, start_of
 from tallystick.metering.levels import Measured, put_levels
 from tallystick.metering.model import Batch, Measurement, Receipt, Rejection, Unreadable
-from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, fold_of, in_money, scope_of
+from tallystick.metering.quantify import WITHOUT_UNIT_PRICE, State, in_money, scope_of
 from tallystick.metering.quarantine import quarantine
+from tallystick.metering.states import Outdated, Place, Standing, load, place_of, save
 from tallystick.metering.unposted import UnpostedMonth, note_unposted
 from tallystick.pricing.functions import Dynamic
 from tallystick.pricing.model import Price
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
-STRIPES = 64
-"""Customers are spread over this many locks for meters with a state."""
-
 ROWS_AT_ONCE = 1_000
 """So many rows are written to the database before others get their turn."""
-
-
-Place = tuple[str, str]
-"""A customer and the scope of a state, both as the text of their ids."""
-
-
-class Entry(msgspec.Struct, gc=False, eq=False):
-    """One measurement on its way through a batch."""
-
-    batch: int
-    id: str
-    measurement: Measurement
-    stream: Stream
-    window: Window
-    quantity: Decimal
-    remark: str | None = None
-    total: TotalKey | None = None  # the total it went to; None until then
-    after: Decimal | None = None
-    amount: int | None = None
-    movement: str | None = None
 
 
 class Recorded(msgspec.Struct):
@@ -76,6 +55,12 @@ class Recorded(msgspec.Struct):
     receipts: list[Receipt]
     directory: Directory
     streams: dict[StreamKey, Stream]
+    counters: dict[Place, Standing]
+
+    def remember(self) -> None:
+        """To be called once the transaction has committed."""
+        self.directory.remember(self.streams)
+        self.directory.counters.put(self.counters)
 
 
 class Intake:
@@ -87,21 +72,26 @@ class Intake:
         self._directories = directories
         self._wallets = wallets
 
+    def stripe(self, customer: str) -> int:
+        """The stripe of the customer with this key; any number while the customer is not known here."""
+        return self._directories.stripe(customer)
+
     async def record(self, conn: AsyncConnection, batches: list[Batch]) -> Recorded:
         """Takes batches through all steps. Only a failure of the database raises."""
         now = self._clock.now()
         directory = await self._directories.enter(conn)
         unreadable = [list(batch.unreadable) for batch in batches]
-        keys = [[stream_key(measurement) for measurement in batch.measurements] for batch in batches]
-        streams, new = await self._identify(conn, directory, batches, keys, unreadable)
+        streams, new = await self._identify(conn, directory, batches, unreadable)
         size = sum(len(batch.measurements) for batch in batches)
         await _others_turn(size)
-        sent = self._entries(directory, streams, batches, keys)
+        sent = self._entries(directory, streams, batches)
         await _others_turn(size)
-        fresh = await self._sift(conn, sent)
-        await self._quantify(conn, fresh)
+        fresh, counters = await self._sift(conn, directory, sent)
+        await self._quantify(conn, directory, fresh, counters)
         estimates = await self._take_levels(conn, directory, fresh)
         counted = [*fresh, *estimates] if estimates else fresh
+        if directory.blocked:
+            _count_for_nothing([entry for entry in counted if entry.stream.is_blocked])
         totals = await self._total(conn, counted)
         await _others_turn(size)
         _price(totals)
@@ -112,29 +102,29 @@ class Intake:
         await self._wallets.charge(conn, movements)
         for batch, pieces in zip(batches, unreadable, strict=True):
             await quarantine(conn, batch.source, pieces, now)
-        return Recorded(_receipts(batches, unreadable, sent, fresh), directory, new)
+        return Recorded(_receipts(batches, unreadable, sent, fresh), directory, new, counters)
 
     async def _identify(
         self,
         conn: AsyncConnection,
         directory: Directory,
         batches: list[Batch],
-        keys: list[list[StreamKey]],
         unreadable: list[list[Unreadable]],
-    ) -> tuple[dict[StreamKey, Stream | None], dict[StreamKey, Stream]]:
-        """The stream of every key, and those among them that the directory did not know and were created.
+    ) -> tuple[list[list[Stream | None]], dict[StreamKey, Stream]]:
+        """The stream of every measurement, and the streams that the directory did not know and were created.
 
-        Usage of an unknown meter that may not be created becomes unreadable, and its key has no stream. What the
-        directory knows is taken from it at once: another transaction may let it forget while this one waits.
+        Usage of an unknown meter that may not be created becomes unreadable, and has no stream. What the directory
+        knows is taken from it at once: another transaction may let it forget while this one waits.
         """
         known = directory.streams
-        streams: dict[StreamKey, Stream | None] = {}
+        streams = [[known.get(stream_key(measurement)) for measurement in batch.measurements] for batch in batches]
         missing: dict[StreamKey, bool] = {}
-        for batch, batch_keys in zip(batches, keys, strict=True):
-            for key in set(batch_keys):
-                streams[key] = known.get(key)
-                if streams[key] is None:
-                    missing[key] = missing.get(key, False) or batch.creates_meters
+        for batch, found in zip(batches, streams, strict=True):
+            if None in found:
+                for measurement, stream in zip(batch.measurements, found, strict=True):
+                    if stream is None:
+                        key = stream_key(measurement)
+                        missing[key] = missing.get(key, False) or batch.creates_meters
         if not missing:
             return streams, {}
         wanted = (key[2] for key, creates in missing.items() if creates)
@@ -146,96 +136,86 @@ class Intake:
                     for measurement, index in zip(batch.measurements, batch.indexes, strict=True)
                     if measurement.meter not in meters
                 )
-        new = await self._directories.create_streams(conn, meters, [key for key in missing if key[2] in meters])
-        return streams | new, new
+        known_meters = [key for key in missing if key[2] in meters]
+        new = await self._directories.create_streams(conn, meters, known_meters, directory.blocked)
+        for batch, found in zip(batches, streams, strict=True):
+            found[:] = [
+                stream or new.get(stream_key(measurement))
+                for measurement, stream in zip(batch.measurements, found, strict=True)
+            ]
+        return streams, new
 
-    def _entries(
-        self,
-        directory: Directory,
-        streams: dict[StreamKey, Stream | None],
-        batches: list[Batch],
-        keys: list[list[StreamKey]],
-    ) -> list[Entry]:
+    def _entries(self, directory: Directory, streams: list[list[Stream | None]], batches: list[Batch]) -> list[Entry]:
         prices, zone = directory.prices, self._zone
-        entries = []
-        for number, batch in enumerate(batches):
-            for measurement, stream in zip(batch.measurements, map(streams.__getitem__, keys[number]), strict=True):
-                if stream is not None:
-                    entries.append(
-                        Entry(
-                            number,
-                            "%032x" % measurement_id(measurement.source, measurement.sender_id),  # noqa: UP031 (twice as fast)
-                            measurement,
-                            stream,
-                            stream.window(measurement.at, prices, zone),
-                            measurement.value,
-                        )
-                    )
-        return entries
+        return [
+            Entry(
+                number,
+                measurement_key(measurement.source, measurement.sender_id),
+                measurement,
+                stream,
+                stream.window(measurement.at, prices, zone),
+                measurement.value,
+            )
+            for number, batch in enumerate(batches)
+            for measurement, stream in zip(batch.measurements, streams[number], strict=True)
+            if stream is not None
+        ]
 
-    async def _sift(self, conn: AsyncConnection, sent: list[Entry]) -> list[Entry]:
+    async def _sift(
+        self, conn: AsyncConnection, directory: Directory, sent: list[Entry]
+    ) -> tuple[list[Entry], dict[Place, Standing]]:
         """Those entries that are not known by id, neither from the store nor from earlier in these batches.
 
         Meters with a state are folded over one batch at a time per customer, so their customers are locked first: an id
         that another transaction is recording is then seen here. For other meters the primary key is the guard: the
-        loser runs again.
+        loser runs again. It is the guard as well where what is remembered of counters, which comes along, says that a
+        measurement is newer than all before it: such are taken for new.
         """
-        first: dict[tuple[str, str], Entry] = {}
+        first: dict[tuple[str, bytes], Entry] = {}
         for entry in sent:
             first.setdefault((entry.stream.customer, entry.id), entry)
-        entries = list(first.values())
-        stripes = {entry.stream.customer_id.int % STRIPES for entry in entries if entry.stream.has_state}
+        stripes = {entry.stream.stripe for entry in sent if entry.stream.has_state}
         if stripes:
             await conn.execute(_SQL.lock_stripe, {"stripes": sorted(stripes)})
-        if not entries:
-            return entries
-        cursor = await conn.execute(
-            _SQL.known,
-            {
-                "customer_ids": array([entry.stream.customer for entry in entries]),
-                "ids": array([entry.id for entry in entries]),
-            },
-        )
-        known = {place - 1 for (place,) in await cursor.fetchall()}
-        return [entry for place, entry in enumerate(entries) if place not in known] if known else entries
+        counters = directory.counters.take({entry.stream.counter for entry in sent if entry.stream.counter})
+        doubtful = [entry for entry in first.values() if not _is_newest(entry, counters)]
+        if doubtful:
+            cursor = await conn.execute(
+                _SQL.known,
+                {
+                    "customer_ids": UuidArray.of_bytes([entry.stream.customer_bytes for entry in doubtful]),
+                    "ids": UuidArray.of_bytes([entry.id for entry in doubtful]),
+                },
+            )
+            for (place,) in await cursor.fetchall():
+                known = doubtful[place - 1]
+                del first[known.stream.customer, known.id]
+        return list(first.values()), counters
 
-    async def _quantify(self, conn: AsyncConnection, fresh: list[Entry]) -> None:
-        """Sets quantity and remark of entries whose meter has a state, other than a level.
+    async def _quantify(
+        self, conn: AsyncConnection, directory: Directory, fresh: list[Entry], counters: dict[Place, Standing]
+    ) -> None:
+        """Sets quantity and remark of entries whose meter has a state, other than a level, and where counters stand.
 
-        For all others the quantity is the value so far.
+        For all others the quantity is the value so far. Raises ``Outdated``.
         """
-        scoped: dict[Place, list[Entry]] = {}
-        for entry in fresh:
-            if entry.stream.has_state and not entry.stream.is_level:
-                scoped.setdefault((entry.stream.customer, _scope(entry)), []).append(entry)
-        if not scoped:
+        folded = sorted([entry for entry in fresh if entry.stream.is_folded], key=_at)  # of equal times the first sent
+        if not folded:
             return
-        states = await self._states(conn, scoped)
-        changed: dict[Place, State] = {}
-        for place, entries in scoped.items():
-            entries.sort(key=_at)  # of equal times the first sent stays first
-            before = state = states.get(place)
-            fold = fold_of(entries[0].stream.meter)
-            for entry in entries:
-                entry.quantity, state, entry.remark = fold(state, entry.measurement.value, entry.measurement.at)
-            if state is not None and state is not before:
-                changed[place] = state
-        await conn.execute(
-            _SQL.save_states,
-            {
-                "customer_ids": array(customer for customer, _ in changed),
-                "scopes": array(scope for _, scope in changed),
-                "values": array(state.value for state in changed.values()),
-                "ats": array(state.at.isoformat() for state in changed.values()),
-            },
-        )
-
-    async def _states(self, conn: AsyncConnection, places: Collection[Place]) -> dict[Place, State]:
-        cursor = await conn.execute(
-            _SQL.states,
-            {"customer_ids": array(customer for customer, _ in places), "scopes": array(scope for _, scope in places)},
-        )
-        return {(customer, scope): State(value, at) for customer, scope, value, at in await cursor.fetchall()}
+        places = [entry.stream.counter or _place(entry) for entry in folded]
+        before = {place: standing.state for place, standing in counters.items()}
+        before |= await load(conn, {place for place in places if place not in before})
+        after = _fold(folded, places, before)
+        try:
+            await save(conn, before, after, counters)
+        except Outdated:
+            directory.counters.distrust()
+            raise
+        for entry, place in zip(folded, places, strict=True):
+            if entry.stream.counter:
+                at, standing = entry.measurement.at, counters.get(place)
+                newest = at if standing is None or at > standing.newest else standing.newest
+                counters[place] = Standing(after[place], newest)
 
     async def _take_levels(self, conn: AsyncConnection, directory: Directory, fresh: list[Entry]) -> list[Entry]:
         """Sets quantity and remark of a gauge's entries whose interval is no hour or whose gaps are filled.
@@ -257,10 +237,10 @@ class Intake:
     def _estimate(self, directory: Directory, cause: Entry, change: Change) -> Entry:
         """The measurement of an estimate, or of its change, named by the one that caused it."""
         stream, at = cause.stream, start_of(cause.stream.meter, change.slot)
-        name = f"estimate/{at.isoformat()}/{cause.id}"
+        name = f"estimate/{at.isoformat()}/{cause.id.hex()}"
         return Entry(
             cause.batch,
-            derived_id("estimate", name).hex,
+            derived_id("estimate", name).bytes,
             msgspec.structs.replace(cause.measurement, sender_id=name, at=at, value=change.after),
             stream,
             stream.window(at, directory.prices, self._zone),
@@ -303,15 +283,23 @@ class Intake:
         if not fresh:
             return
         async with conn.cursor() as cursor, cursor.copy(_SQL.copy_measurements) as copy:
+            await copy.write(HEADER)
             for start in range(0, len(fresh), ROWS_AT_ONCE):
-                await copy.write(_copy_rows(fresh[start : start + ROWS_AT_ONCE], now.isoformat()))
+                await copy.write(rows_of(fresh[start : start + ROWS_AT_ONCE], now))
                 await _others_turn(len(fresh))
+            await copy.write(TRAILER)
 
 
 async def _others_turn(rows: int) -> None:
     """Lets other lanes feed the database, which would wait for them while this one computes over many rows."""
     if rows >= ROWS_AT_ONCE:
         await asyncio.sleep(0)
+
+
+def _count_for_nothing(blocked: list[Entry]) -> None:
+    """Of agents that are blocked. Where a counter stands goes on, so nothing is charged for it later either."""
+    for entry in blocked:
+        entry.quantity, entry.remark = Decimal(0), BLOCKED
 
 
 def _total_of(entry: Entry) -> TotalKey:
@@ -336,11 +324,27 @@ def _measured(entry: Entry, scope: UUID) -> Measured:
     return Measured(stream.customer, scope, stream.meter, measurement.source, slot, measurement.value, measurement.at)
 
 
-def _scope(entry: Entry) -> str:
-    stream, window = entry.stream, entry.window
-    if stream.counter is not None:
-        return stream.counter
-    return str(scope_of(stream.meter, stream.kind, stream.resource, window.period, entry.measurement.value))
+def _is_newest(entry: Entry, counters: dict[Place, Standing]) -> bool:
+    """Whether a counter's measurement is newer than all that were seen of it."""
+    counter = entry.stream.counter
+    if counter is None or (standing := counters.get(counter)) is None:
+        return False
+    return entry.measurement.at > standing.newest
+
+
+def _fold(entries: list[Entry], places: list[Place], before: dict[Place, State]) -> dict[Place, State]:
+    """The states after these entries, which get their quantities and remarks."""
+    states = before.copy()
+    for entry, place in zip(entries, places, strict=True):
+        step = entry.stream.fold(states.get(place), entry.measurement.value, entry.measurement.at)
+        entry.quantity, states[place], entry.remark = step.quantity, step.state, step.remark
+    return states
+
+
+def _place(entry: Entry) -> Place:
+    stream = entry.stream
+    scope = scope_of(stream.meter, stream.kind, stream.resource, entry.window.period, entry.measurement.value)
+    return place_of(stream.customer_id, scope)
 
 
 def _at(entry: Entry) -> datetime:
@@ -390,36 +394,13 @@ def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
     for (_, ledger), entries in charged.items():
         if entries:
             first = entries[0]
-            movement_id = usage_id(first.stream.payer.id, ledger, first.stream.customer_id, UUID(first.id))
-            movement_text = movement_id.hex
+            movement_id = usage_id(first.stream.payer.id, ledger, first.stream.customer_id, UUID(bytes=first.id))
+            movement_bytes = movement_id.bytes
             for entry in entries:
-                entry.movement = movement_text
+                entry.movement = movement_bytes
             amount = sum([entry.amount or 0 for entry in entries])
             movements.append(Movement(movement_id, first.stream.payer, ledger, amount))
     return movements
-
-
-def _copy_rows(fresh: list[Entry], now: str) -> str:
-    """The rows of ``copy_measurements`` in PostgreSQL's text format."""
-    rows = []
-    for entry in fresh:
-        measurement, stream = entry.measurement, entry.stream
-        customer, period, price, _, _ = entry.total or entry.window.waiting
-        charge = (
-            "\\N\t\\N\t\\N\t\\N"
-            if entry.amount is None
-            else f"{price}\t{entry.after!s}\t{entry.amount}\t{entry.movement or NULL}"
-        )
-        rows.append(
-            f"{customer}\t{entry.id}\t{stream.id}\t{measurement.at.isoformat()}\t{now}\t{period}"
-            f"\t{copy_text(measurement.sender_id)}\t{measurement.value!s}"
-            f"\t{NULL if measurement.unit_price is None else measurement.unit_price!s}\t{entry.quantity!s}"
-            f"\t{NULL if entry.remark is None else copy_text(entry.remark)}\t{charge}\n"
-        )
-    return "".join(rows)
-
-
-NULL = r"\N"
 
 
 def _of_unknown_meter(measurement: Measurement, index: int) -> Unreadable:

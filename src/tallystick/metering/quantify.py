@@ -9,29 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
+from tallystick.kernel.clock import instant_text
 from tallystick.kernel.ids import derived_id
-from tallystick.kernel.money import EXACT
+from tallystick.kernel.money import EXACT, plain
 from tallystick.metering.model import Meter
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
 
 
-class State(NamedTuple):
+class State(msgspec.Struct, frozen=True, gc=False):
     """Where a scope stands: the last value that counted and its time."""
 
     value: Decimal
     at: datetime
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What one measurement adds, the state after it, and, if the quantity is not simply the value, why."""
 
     quantity: Decimal
-    state: State | None
+    state: State
     remark: str | None
 
 
@@ -43,7 +45,7 @@ WITHOUT_UNIT_PRICE = "waits: the price is dynamic and the measurement brought no
 
 def in_money(quantity: Decimal, unit_price: Decimal, remark: str | None) -> tuple[Decimal, str]:
     """What a quantity is under a dynamic price, which is money: units times the unit price the sender gave; and why."""
-    reason = f"{quantity:f} x unit price {unit_price:f}"
+    reason = f"{plain(quantity)} x unit price {plain(unit_price)}"
     return EXACT.multiply(quantity, unit_price), f"{remark}; {reason}" if remark else reason
 
 
@@ -66,10 +68,14 @@ def scope_of(meter: Meter, kind: str, resource: str, period: str, value: Decimal
 
 
 def fold_of(meter: Meter) -> Fold:
-    """The fold of a stateful meter."""
+    """The fold of a meter."""
     if meter.kind == "counter":
         return _counter_from_zero if meter.on_drop == "from_zero" else _counter_rebasing
-    return {"max": _maximum, "latest": _latest, "unique": _unique}[meter.aggregation]
+    return {"sum": _sum, "max": _maximum, "latest": _latest, "unique": _unique}[meter.aggregation]
+
+
+def _sum(_: State | None, value: Decimal, at: datetime) -> Step:
+    return Step(value, State(value, at), None)
 
 
 def _counter_rebasing(state: State | None, value: Decimal, at: datetime) -> Step:
@@ -84,33 +90,38 @@ def _counter(state: State | None, value: Decimal, at: datetime, after_drop: Deci
     if state is None:
         return Step(ZERO, State(value, at), "baseline: the first value of this counter")
     if at <= state.at:
-        return Step(ZERO, state, f"not newer than the value {state.value:f} at {state.at.isoformat()}")
+        return Step(ZERO, state, f"not newer than the value {plain(state.value)} at {instant_text(state.at)}")
     if value == state.value:
-        return Step(ZERO, state, f"unchanged since {state.at.isoformat()}")
+        return Step(ZERO, state, f"unchanged since {instant_text(state.at)}")
     if value > state.value:
-        return Step(EXACT.subtract(value, state.value), State(value, at), f"counter: {value:f} - {state.value:f}")
+        return Step(EXACT.subtract(value, state.value), State(value, at), _difference("counter", value, state.value))
     if after_drop is None:
-        return Step(ZERO, State(value, at), f"counter fell from {state.value:f}: new base")
-    return Step(after_drop, State(value, at), f"counter fell from {state.value:f}: counted from zero")
+        return Step(ZERO, State(value, at), f"counter fell from {plain(state.value)}: new base")
+    return Step(after_drop, State(value, at), f"counter fell from {plain(state.value)}: counted from zero")
 
 
 def _maximum(state: State | None, value: Decimal, at: datetime) -> Step:
     if state is None:
         return Step(value, State(value, at), "maximum: the first value of the period")
     if value <= state.value:
-        return Step(ZERO, state, f"not above the maximum {state.value:f}")
-    return Step(EXACT.subtract(value, state.value), State(value, at), f"maximum: {value:f} - {state.value:f}")
+        return Step(ZERO, state, f"not above the maximum {plain(state.value)}")
+    return Step(EXACT.subtract(value, state.value), State(value, at), _difference("maximum", value, state.value))
 
 
 def _latest(state: State | None, value: Decimal, at: datetime) -> Step:
     if state is None:
         return Step(value, State(value, at), "latest: the first value of the period")
     if at <= state.at:
-        return Step(ZERO, state, f"not newer than the value at {state.at.isoformat()}")
-    return Step(EXACT.subtract(value, state.value), State(value, at), f"latest: {value:f} - {state.value:f}")
+        return Step(ZERO, state, f"not newer than the value at {instant_text(state.at)}")
+    return Step(EXACT.subtract(value, state.value), State(value, at), _difference("latest", value, state.value))
 
 
 def _unique(state: State | None, value: Decimal, at: datetime) -> Step:
     if state is None:
-        return Step(ONE, State(value, at), f"unique: {value:f} was not counted yet in this period")
-    return Step(ZERO, state, f"unique: {value:f} is counted already")
+        return Step(ONE, State(value, at), f"unique: {plain(value)} was not counted yet in this period")
+    return Step(ZERO, state, f"unique: {plain(value)} is counted already")
+
+
+def _difference(what: str, value: Decimal, before: Decimal) -> str:
+    remark = f"{what}: {value!s} - {before!s}"  # many times as fast as formats, and right unless one has an exponent
+    return remark if "E" not in remark else f"{what}: {value:f} - {before:f}"

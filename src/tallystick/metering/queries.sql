@@ -47,18 +47,6 @@ select sent.place
 from unnest(:customer_ids::uuid[], :ids::uuid[]) with ordinality as sent (customer_id, id, place)
 join measurements as m on m.customer_id = sent.customer_id and m.id = sent.id
 
--- name: states
-select s.customer_id::text, s.scope::text, s.value, s.at
-from unnest(:customer_ids::uuid[], :scopes::uuid[]) as wanted (customer_id, scope)
-join meter_states as s on s.customer_id = wanted.customer_id and s.scope = wanted.scope
-
--- name: save_states!
-insert into meter_states (customer_id, scope, value, at)
-select customer_id, scope, value, at
-from unnest(:customer_ids::uuid[], :scopes::uuid[], :values::numeric[], :ats::timestamptz[]) as new (customer_id, scope, value, at)
-order by customer_id, scope
-on conflict (customer_id, scope) do update set value = excluded.value, at = excluded.at
-
 -- name: raise_totals
 insert into usage_totals (customer_id, period, price_id, meter, kind, quantity, measurements)
 select customer_id, period, price_id, meter, kind, quantity, measurements
@@ -73,9 +61,9 @@ returning customer_id::text, period::text, price_id::text, meter, kind, quantity
 
 -- name: copy_measurements!
 copy measurements (
-    customer_id, id, series_id, at, recorded_at, period, sender_id, value, unit_price, quantity, remark,
+    customer_id, series_id, id, at, recorded_at, period, sender_id, value, unit_price, quantity, remark,
     price_id, total_after, amount, transfer_id
-) from stdin
+) from stdin (format binary)
 
 -- name: note_unposted!
 -- Also locks the rows until this transaction ends, so that nobody posts a month without what was added to it here.

@@ -23,11 +23,11 @@ from tallystick.customers.service import Customers
 from tallystick.database.pool import Connection, Pool
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import Conflict, NotFound, Overloaded, TallyError
+from tallystick.kernel.errors import Conflict, NotFound, TallyError
 from tallystick.kernel.ids import derived_id, new_id
 from tallystick.kernel.paging import Page, newest_first, read_newest_first
 from tallystick.kernel.text import check_key
-from tallystick.metering.model import Batch, Receipt
+from tallystick.metering.model import Batch
 from tallystick.metering.reading_model import (
     Counts,
     Outcome,
@@ -44,7 +44,7 @@ from tallystick.metering.reading_model import (
     with_receipt,
 )
 from tallystick.metering.resources import Placement, Resources
-from tallystick.metering.service import IntakeQueue
+from tallystick.metering.service import IntakeQueue, submit_patiently
 from tallystick.metering.sources.sweep import Failure, Source, Sweep
 
 HOUR = timedelta(hours=1)
@@ -54,9 +54,6 @@ SWEEP_TIMEOUT_SECONDS = 540
 
 ITEMS_AT_ONCE = 10_000
 """So many items are submitted, or placed, together."""
-
-SUBMIT_ATTEMPTS = 30
-"""How often a portion is offered to an intake that is full, which says itself how long to wait."""
 
 _SQL = Queries(Path(__file__).with_name("readings.sql"))
 _log = structlog.get_logger()
@@ -178,7 +175,7 @@ class Readings:
             customers = {measurement.customer for measurement in part.measurements}
             async with self._pool.connection() as conn, conn.transaction():
                 await self._customers.ensure(conn, customers, "postpaid", source.posting_policy)
-            receipt = await self._submit(_batch(reading.source, part))
+            receipt = await submit_patiently(self._intake, _batch(reading.source, part))
             counts = with_receipt(
                 counts,
                 recorded=receipt.accepted + receipt.duplicates,
@@ -186,16 +183,6 @@ class Readings:
                 quarantined=len(receipt.rejected),
             )
         return counts
-
-    async def _submit(self, batch: Batch) -> Receipt:
-        for attempt in range(1, SUBMIT_ATTEMPTS + 1):
-            try:
-                return await self._intake.submit(batch)
-            except Overloaded as error:
-                if attempt == SUBMIT_ATTEMPTS:
-                    raise
-                await asyncio.sleep(error.retry_after_seconds)
-        raise AssertionError("every attempt returns or raises")
 
     async def _place(self, placements: list[tuple[str, Placement]]) -> None:
         """Where the source says that resources stand. Their customers exist by now, and most stand there already."""

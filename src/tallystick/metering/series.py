@@ -150,7 +150,7 @@ class Rule(msgspec.Struct, frozen=True):
 
     ``meter`` is a key; if it is empty, the metric's name is. ``customer``, ``kind`` and ``agent`` are names of labels,
     ``resource`` is several, whose values are joined by ``/``; customer and resource must be there, the others may be
-    absent or not named. Values are multiplied by ``scale``. ``tally pull`` asks for ``query``, or, if that is empty,
+    absent or not named. Values are multiplied by ``scale``. Pulls ask for ``query``, or, if that is empty,
     for ``select``.
     """
 
@@ -234,7 +234,7 @@ class SeriesMap:
         return next((rule for rule in self.rules if rule.selects(labels)), None)
 
     def rule_of_query(self, query: str) -> Rule | None:
-        """The rule for which ``tally pull`` asks this query."""
+        """The rule for which pulls ask this query."""
         return next((rule for rule in self.rules if rule.query == query), None)
 
     def lists(self, rule: Rule, labels: Labels) -> bool:

@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 from tallystick.database.group_commit import GroupCommit
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
+from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, Overloaded
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
 from tallystick.metering.gaps import HOUR_MINUTES, max_slots_of
@@ -24,9 +24,9 @@ from tallystick.pricing.service import Pricing
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
 LANES = 4
-"""Customers of large batches are spread over this many lanes. Batches of a lane are recorded one after the other, lanes
-beside each other: while the database works for one, the next transaction of another is prepared, and no two of them
-ever wait for the same customer."""
+"""Customers of large batches are spread over this many lanes, all of a stripe to the same one. Batches of a lane are
+recorded one after the other, lanes beside each other: while the database works for one, the next transaction of another
+is prepared, and no two of them wait for the same customer or stripe."""
 
 SMALL_BATCH = 100
 """Smaller batches have one lane of their own: what counts for them is that as many as possible share a transaction,
@@ -44,6 +44,9 @@ MAX_GAP_HOURS = MAX_GAP_INTERVALS * INTERVALS[-1] // 60
 """That many of the longest."""
 
 _COUNTING = ("kind", "aggregation", "on_drop", "interval_minutes")
+
+SUBMIT_ATTEMPTS = 30
+"""How often whoever can wait offers a batch to an intake that is full, which says itself how long to wait."""
 
 MAX_GROUP_MEASUREMENTS = 30_000
 MAX_QUEUED_MEASUREMENTS = 50_000
@@ -125,7 +128,7 @@ class IntakeQueue:
         receipts = await asyncio.gather(
             *(
                 lane.submit(part, _weight(part))
-                for lane, part in zip(self._large, _split(batch), strict=True)
+                for lane, part in zip(self._large, self._split(batch), strict=True)
                 if _weight(part)
             ),
             return_exceptions=True,
@@ -134,11 +137,27 @@ class IntakeQueue:
             raise failures[0]
         return _joined([receipt for receipt in receipts if isinstance(receipt, Receipt)])
 
+    def _split(self, batch: Batch) -> list[Batch]:
+        """The batch as one part per lane; what could not be read goes with the first."""
+        parts: list[tuple[list[Measurement], list[int]]] = [([], []) for _ in range(LANES)]
+        part_of: dict[str, tuple[list[Measurement], list[int]]] = {}
+        for measurement, index in zip(batch.measurements, batch.indexes, strict=True):
+            customer = measurement.customer
+            part = part_of.get(customer)
+            if part is None:
+                part = part_of[customer] = parts[self._intake.stripe(customer) % LANES]
+            part[0].append(measurement)
+            part[1].append(index)
+        return [
+            Batch(batch.source, measurements, indexes, [] if lane else batch.unreadable, batch.creates_meters)
+            for lane, (measurements, indexes) in enumerate(parts)
+        ]
+
     async def _record(self, batches: list[Batch]) -> list[Receipt]:
         async with self._pool.connection() as conn:
             async with conn.transaction():
                 recorded = await self._intake.record(conn, batches)
-            recorded.directory.remember(recorded.streams)
+            recorded.remember()
         for batch, receipt in zip(batches, recorded.receipts, strict=True):
             door = batch.source.partition(":")[0]
             (self._received.get(door) or self._door(door)).add(receipt)
@@ -148,21 +167,20 @@ class IntakeQueue:
         return self._received.setdefault(name if len(self._received) < MAX_DOORS else OTHER_DOORS, Received())
 
 
+async def submit_patiently(intake: IntakeQueue, batch: Batch) -> Receipt:
+    """As ``IntakeQueue.submit``, for whoever can wait while too much waits. Raises the same, in the end."""
+    for attempt in range(1, SUBMIT_ATTEMPTS + 1):
+        try:
+            return await intake.submit(batch)
+        except Overloaded as error:
+            if attempt == SUBMIT_ATTEMPTS:
+                raise
+            await asyncio.sleep(error.retry_after_seconds)
+    raise AssertionError("every attempt returns or raises")
+
+
 def _weight(batch: Batch) -> int:
     return len(batch.measurements) + len(batch.unreadable)
-
-
-def _split(batch: Batch) -> list[Batch]:
-    """The batch as one part per lane; what could not be read goes with the first."""
-    parts: list[tuple[list[Measurement], list[int]]] = [([], []) for _ in range(LANES)]
-    for measurement, index in zip(batch.measurements, batch.indexes, strict=True):
-        measurements, indexes = parts[hash(measurement.customer) % LANES]
-        measurements.append(measurement)
-        indexes.append(index)
-    return [
-        Batch(batch.source, measurements, indexes, [] if lane else batch.unreadable, batch.creates_meters)
-        for lane, (measurements, indexes) in enumerate(parts)
-    ]
 
 
 def _joined(receipts: list[Receipt]) -> Receipt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -29,10 +30,12 @@ import tallystick
 from tallystick.database.group_commit import GroupCommit
 from tallystick.database.pool import Connection, Pool
 from tallystick.database.queries import Queries
+from tallystick.kernel.clock import Clock
 from tallystick.kernel.counting import Distribution
 from tallystick.ledger.contract import Ledger
 from tallystick.ledger.desk import Desk
 from tallystick.ledger.tigerbeetle.promises import Lag
+from tallystick.metering.pulls import Pulls
 from tallystick.metering.service import IntakeQueue
 from tallystick.metering.sources.prometheus import Reader
 from tallystick.operations.health import PATIENCE_SECONDS, Lagging
@@ -137,6 +140,21 @@ def ignored_samples(reader: Reader) -> Source:
     async def source(_: Connection) -> list[Metric]:
         text = "Samples that were left alone: no rule maps their series, or it has ended."
         return [CounterMetricFamily("tallystick_prometheus_ignored_samples", text, value=reader.ignored)]
+
+    return source
+
+
+def pull_lag(clock: Clock, pulls: Pulls) -> Source:
+    """How far sources that are asked for periods are behind."""
+
+    async def source(conn: Connection) -> list[Metric]:
+        lag = GaugeMetricFamily(
+            "tallystick_pull_lag_seconds", "Time since the first instant that was not asked for.", labels=["source"]
+        )
+        now = clock.now()
+        for progress in await pulls.all(conn):
+            lag.add_metric([progress.source], max(0, (now - progress.until) // timedelta(seconds=1)))
+        return [lag]
 
     return source
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.ids import NIL, new_id
 from tallystick.kernel.paging import Page, next_cursor, read_cursor
 from tallystick.kernel.text import check_key, check_text
-from tallystick.pricing.functions import parse_model
+from tallystick.pricing.functions import Model, parse_model
 from tallystick.pricing.model import NewPrice, Price, PriceList
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
@@ -117,10 +118,32 @@ class Pricing:
 
         Raises also ``Conflict`` if it would start before now, and other prices have charged usage since then.
         """
+        await self.change(conn)  # first, so that what is found stays so
+        return await self._create_version(conn, new, self._clock.now())
+
+    async def revise(
+        self,
+        conn: AsyncConnection,
+        price_id: UUID,
+        asset: str,
+        quantum: Decimal,
+        model: Model,
+        effective_from: datetime | None,
+    ) -> ListedPrice:
+        """Gives a price other terms from an instant on, from now if that is ``None``: a new version of it.
+
+        Raises ``NotFound``, and what ``create_version`` raises.
+        """
+        old = await self.get(conn, price_id)
+        await self.change(conn)
+        now = self._clock.now()  # no earlier: while others held the catalogue, usage was charged
+        new = NewPrice(old.meter, old.kind, old.customer, effective_from or now, asset, quantum, model)
+        return await self._create_version(conn, new, now)
+
+    async def _create_version(self, conn: AsyncConnection, new: NewPrice, now: datetime) -> ListedPrice:
+        """The caller has the catalogue alone since before ``now``."""
         customer_id = await self._customer_id(conn, new.customer)
-        await self.change(conn)  # first, so that what is found here stays so
         prices = await self.price_list(conn)
-        now = self._clock.now()
         in_force = prices.at(new.meter, new.kind, customer_id or NIL, new.effective_from).price
         if in_force is not None and in_force.customer_id == customer_id and _stands(in_force, new, now):
             return await self.get(conn, in_force.id)

@@ -13,6 +13,7 @@ import tallystick
 from tallystick.kernel.errors import TallyError
 from tallystick.service import Service
 from tallystick.web import (
+    account_management,
     credits_service,
     docs,
     events,
@@ -27,6 +28,7 @@ from tallystick.web import (
     native_kinds,
     native_operations,
     native_postings,
+    native_pulls,
     native_quarantine,
     native_readings,
     native_resources,
@@ -47,6 +49,7 @@ ROUTERS = (
     credits_service.router,
     credits_service.users,
     openstack_credits.router,
+    account_management.router,
     prometheus.router,
     native_catalogue.router,
     native_kinds.router,
@@ -60,6 +63,7 @@ ROUTERS = (
     native_operations.router,
     native_quarantine.router,
     native_readings.router,
+    native_pulls.router,
     native_jobs.router,
     native_test_clock.router,
     native_assets.router,

@@ -27,6 +27,7 @@ from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse_amount
 from tallystick.service import Service
 from tallystick.web.body import MalformedBody, is_json, read_body, validated
+from tallystick.web.details import details
 from tallystick.web.native import Serving
 from tallystick.web.routes import ExactRoute, LeanRoute
 from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, JsonNumber, Key, Remark, idempotency_key
@@ -83,20 +84,6 @@ class Billed(BaseModel):
     new_balance: JsonNumber
 
 
-class Detail(BaseModel):
-    detail: str
-
-
-class Fault(BaseModel):
-    type: str
-    loc: list[str | int]
-    msg: str
-
-
-class Faults(BaseModel):
-    detail: list[Fault] | str
-
-
 Asked = TypeVar("Asked", bound=User)
 
 
@@ -109,8 +96,7 @@ def _asks(model: type[BaseModel], *, moves_money: bool = True) -> dict[str, Any]
 
 
 def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    models: dict[int | str, dict[str, Any]] = {422: {"model": Faults}}
-    return models | {status: {"model": Detail} for status in (*statuses, 401, 403, 413, 429, 503)}
+    return details(*statuses, 401, 403)
 
 
 @router.post(

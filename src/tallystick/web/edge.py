@@ -10,9 +10,11 @@ from secrets import token_hex
 from typing import Final
 
 import structlog
+from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tallystick.access.account_tokens import SECOND_FACTOR_HEADER, TOKEN_HEADER, AccountTokens
 from tallystick.access.keys import Demand, Keys
 from tallystick.access.oidc import NoIssuerConfigured, Tokens
 from tallystick.access.tokens import ADMIN_SCOPE, Terms
@@ -22,6 +24,7 @@ from tallystick.operations.traffic import Traffic
 from tallystick.settings import Settings
 from tallystick.web.problems import (
     CREDITS_SERVICE_USERS,
+    ERASING_PATHS,
     PLATFORM_CUSTOMERS,
     REFUSAL_CODE,
     Surface,
@@ -41,6 +44,7 @@ _ADMIN_PATHS = (
     "/api/v1/jobs",
     "/api/v1/kinds",
     "/api/v1/test-clock",
+    "/api/v1/pulls",
     "/api/v1/quarantine",
     "/api/v1/readings",
     "/api/v1/verify",
@@ -57,8 +61,8 @@ _LEVEL = logging.getLogger("tallystick.web")
 def demand_of(settings: Settings, method: str, path: str) -> Demand:
     """What a route asks of its caller. Whatever is not named here asks for a key.
 
-    With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some, and the
-    platform's surface for tokens as soon as there is an issuer.
+    With ``--dev`` everything is open; but the credits service asks for keys as soon as there are some, the platform's
+    surface for tokens as soon as there is an issuer, and the account management for what its settings name.
     """
     if _is_under_any(path, _OPEN_PATHS):
         return Demand.NOTHING
@@ -67,6 +71,10 @@ def demand_of(settings: Settings, method: str, path: str) -> Demand:
         if settings.dev and settings.oidc_issuer is None:
             return Demand.NOTHING
         return Demand.CUSTOMER_TOKEN if is_under(path, PLATFORM_CUSTOMERS) else Demand.TOKEN
+    if surface is Surface.ACCOUNTS:
+        if path == "/" or (settings.dev and settings.auth_token is None and settings.two_fa is None):
+            return Demand.NOTHING
+        return Demand.SECOND_FACTOR if path in ERASING_PATHS else Demand.ACCOUNT_TOKEN
     if surface is Surface.CREDITS_SERVICE:
         keys_exist = settings.client_keys or settings.admin_keys
         if settings.dev and not keys_exist:
@@ -91,20 +99,30 @@ class Gate:
         self._settings = settings
         self._keys = Keys(settings.client_keys, settings.admin_keys)
         self._tokens = _tokens(settings, clock)
+        self._accounts = AccountTokens(_revealed(settings.auth_token), _revealed(settings.two_fa))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             demand = demand_of(self._settings, scope["method"], path)
             try:
-                scope[CUSTOMER_SEEN] = await self._admit(demand, path, _authorization(scope))
+                scope[CUSTOMER_SEEN] = await self._admit(demand, path, scope)
             except TallyError as error:
                 await say(surface_of(path), refusal_of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _admit(self, demand: Demand, path: str, authorization: str | None) -> str | None:
+    async def _admit(self, demand: Demand, path: str, scope: Scope) -> str | None:
         """Answers the one customer whose usage the caller may see, ``None`` if of all. Raises ``TallyError``."""
+        if demand in (Demand.ACCOUNT_TOKEN, Demand.SECOND_FACTOR):
+            self._accounts.check(
+                _text_header(scope, TOKEN_HEADER),
+                _text_header(scope, SECOND_FACTOR_HEADER),
+                erases=demand is Demand.SECOND_FACTOR,
+                is_open=self._settings.dev,
+            )
+            return None
+        authorization = _text_header(scope, "authorization")
         if demand not in (Demand.TOKEN, Demand.CUSTOMER_TOKEN):
             schemes = ("bearer", "token") if path in _LINE_PROTOCOL_PATHS else ("bearer",)
             self._keys.check(demand, authorization, schemes)
@@ -184,8 +202,12 @@ def _route(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path_format", None)
 
 
-def _authorization(scope: Scope) -> str | None:
-    value = _header(scope, b"authorization")
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _text_header(scope: Scope, name: str) -> str | None:
+    value = _header(scope, name.encode())
     return None if value is None else value.decode(errors="surrogateescape")
 
 

@@ -51,6 +51,10 @@ class PriceChanged(Asked):
     unit_of_measure: Annotated[Text | None, Field(description="The meter's; one that has none gets this one")] = None
     valid_from: Annotated[Instant | None, Field(description="Now, if left out")] = None
 
+    @property
+    def price_model(self) -> PerUnit:
+        return per_unit_price(self.microcredits_per_unit, self.unit)
+
 
 class PriceAsked(PriceChanged):
     meter: Key
@@ -106,9 +110,12 @@ async def create_platform_price(body: PriceAsked, service: Serving) -> PlatformP
 
     It may begin in the past where no price was in force. The same price again is the same answer.
     """
+    new = NewPrice(
+        body.meter, body.kind_natural_id, body.customer, body.valid_from, CREDIT, MIN_QUANTUM, body.price_model
+    )
     async with transaction(service) as conn:
-        new = _new(body, body.meter, body.kind_natural_id, body.customer, body.valid_from)
-        price = await _create(conn, service, new, body.unit_of_measure)
+        await _agree_on_unit(conn, service, body.meter, body.unit_of_measure)
+        price = await service.pricing.create_version(conn, new)
     await service.settlement.settle()
     return platform_price(price)
 
@@ -121,42 +128,38 @@ async def change_platform_price(price_id: UUID, body: PriceChanged, service: Ser
     """
     async with transaction(service) as conn:
         old = await service.pricing.get(conn, price_id)
-        new = _new(body, old.meter, old.kind, old.customer, body.valid_from or service.clock.now())
-        price = await _create(conn, service, new, body.unit_of_measure)
+        await _agree_on_unit(conn, service, old.meter, body.unit_of_measure)
+        price = await service.pricing.revise(conn, old.id, CREDIT, MIN_QUANTUM, body.price_model, body.valid_from)
     await service.settlement.settle()
     return platform_price(price)
 
 
-def _new(asked: PriceChanged, meter: str, kind: str, customer: str | None, start: datetime) -> NewPrice:
-    model = per_unit_price(asked.microcredits_per_unit, asked.unit)
-    return NewPrice(meter, kind, customer, start, CREDIT, MIN_QUANTUM, model)
-
-
-async def _create(conn: AsyncConnection, service: Service, new: NewPrice, unit_of_measure: str | None) -> ListedPrice:
-    meter = await service.meters.find(conn, new.meter)
-    if meter is not None and unit_of_measure not in (None, meter.unit):
-        if meter.unit:
-            raise InvalidInput(
-                f"unit_of_measure must be {meter.unit!r}, in which meter {meter.key!r} is measured",
-                field="unit_of_measure",
-            )
-        await service.meters.put(conn, msgspec.structs.replace(meter, unit=unit_of_measure))
-    return await service.pricing.create_version(conn, new)
+async def _agree_on_unit(conn: AsyncConnection, service: Service, key: str, unit: str | None) -> None:
+    """A price is for units of its meter, which gets the one that is named if it has none yet."""
+    meter = await service.meters.find(conn, key)
+    if meter is None or unit in (None, meter.unit):
+        return
+    if meter.unit:
+        raise InvalidInput(
+            f"unit_of_measure must be {meter.unit!r}, in which meter {key!r} is measured", field="unit_of_measure"
+        )
+    await service.meters.put(conn, msgspec.structs.replace(meter, unit=unit))
 
 
 def platform_price(price: ListedPrice) -> PlatformPrice:
     """A price in that system's terms, as far as it has any for it."""
-    model = parse_model(price.model)
-    plain = isinstance(model, PerUnit) and not model.free and price.asset == CREDIT
-    per_unit = microunits_per_units(model) if plain and isinstance(model, PerUnit) else (None, None)
+    microcredits, unit = None, None
+    match parse_model(price.model):
+        case PerUnit(free=0) as model if price.asset == CREDIT:
+            microcredits, unit = microunits_per_units(model)
     return PlatformPrice(
         id=price.id,
         meter=price.meter,
         kind_natural_id=price.kind,
         customer=price.customer,
         unit_of_measure=price.unit,
-        microcredits_per_unit=per_unit[0],
-        unit=per_unit[1],
+        microcredits_per_unit=microcredits,
+        unit=unit,
         valid_from=price.effective_from,
         valid_until=price.effective_until,
         asset=price.asset,

@@ -88,11 +88,15 @@ async def measure_usage(request: Request) -> Response:
 
 @router.post("/usage/app/{guid}", response_class=PlainTextResponse, responses=refuses(), openapi_extra=_OF_AN_APP)
 async def read_app(request: Request) -> Response:
-    """Reads one app now: that it is there, under the meter ``oneoff``. It takes nobody's hour and may be repeated."""
+    """Reads one app now: that it is there, under the meter ``oneoff``. It takes nobody's hour and may be repeated.
+
+    An app that stands in no known space is kept in quarantine, as in any reading.
+    """
     service: Service = request.app.state.service
     if service.cloud_foundry is None:
         raise Unavailable("no platform is configured: set CF_API_URL")
     reading = await service.readings.take(OneApp(service.cloud_foundry, request.path_params["guid"]), periodic=False)
     if reading.state != "complete":
         raise Unavailable(reading.failures[0].detail)
-    return PlainTextResponse(f"reading {reading.id}: the app is recorded", headers=NO_SNIFFING)
+    outcome = "kept until it is known whose it is" if reading.total.without_customer else "recorded"
+    return PlainTextResponse(f"reading {reading.id}: the app is {outcome}", headers=NO_SNIFFING)

@@ -1,7 +1,8 @@
 """How a refusal is said. A broken rule is stated once, where it is enforced; each surface says it in its own way.
 
 - native routes: ``application/problem+json`` (RFC 9457) with ``code`` and, where one is at fault, ``field``;
-- credits service: ``{"detail": ...}``, a text, or a list of faults if the request breaks the schema, as FastAPI has it;
+- credits service, account management: ``{"detail": ...}``, a text, or a list of faults if the request breaks the
+  schema, as FastAPI has it;
 - OpenStack credits: ``text/plain``, ``<status>: <reason>``;
 - platform billing: ``text/plain``, the sentence alone.
 """
@@ -24,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from tallystick.access.account_tokens import HeaderMissing
 from tallystick.access.keys import MissingKey
 from tallystick.access.tokens import TokenRefused
 from tallystick.kernel.errors import Overloaded, TallyError, Unavailable
@@ -55,6 +57,10 @@ OPENSTACK_PATHS = (
 PLATFORM_CUSTOMERS = "/customer"
 PLATFORM_PATHS = ("/admin", PLATFORM_CUSTOMERS)
 """With all that is under them: what is for its administrators, and what is for its customers."""
+ACCOUNT_PATHS = ("/accounts", "/agents", "/dev")
+"""With all that is under them; and ``/`` itself."""
+ERASING_PATHS = frozenset({"/accounts/clear", "/agents/clear", "/dev/erase_db"})
+"""What asks for a second factor."""
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 """What callers named may stand in a text, which no browser must take for a page."""
 
@@ -69,6 +75,7 @@ class Surface(Enum):
     CREDITS_SERVICE = "credits-service"
     OPENSTACK = "openstack-credits"
     PLATFORM = "platform-billing"
+    ACCOUNTS = "account-management"
 
 
 def surface_of(path: str) -> Surface:
@@ -77,6 +84,8 @@ def surface_of(path: str) -> Surface:
         return Surface.CREDITS_SERVICE
     if any(is_under(path, prefix) for prefix in OPENSTACK_PATHS):
         return Surface.OPENSTACK
+    if path == "/" or any(is_under(path, prefix) for prefix in ACCOUNT_PATHS):
+        return Surface.ACCOUNTS
     return Surface.PLATFORM if any(is_under(path, prefix) for prefix in PLATFORM_PATHS) else Surface.NATIVE
 
 
@@ -101,6 +110,9 @@ class Refusal:
 def refusal_of(error: Exception) -> Refusal:
     """What an exception means to the caller. One that nobody foresaw tells nothing about the inside."""
     match error:
+        case HeaderMissing():
+            fault = {"type": "missing", "loc": ["header", error.field], "msg": error.detail}
+            return Refusal(error.status, error.code, f"{error.field}: {error.detail}", error.field, [fault])
         case TallyError(status=status) if status != HTTPStatus.INTERNAL_SERVER_ERROR:
             return Refusal(status, error.code, error.detail, error.field, headers=_headers(error))
         case RequestValidationError():
@@ -126,7 +138,7 @@ def say(surface: Surface, refusal: Refusal) -> Response:
         text = _SENTENCES.get(refusal.detail, refusal.detail)
         body_text = text.encode(errors="backslashreplace")
         return _Said(dataclasses.replace(refusal, status=status), body_text, {**headers, **NO_SNIFFING}, "text/plain")
-    if surface is Surface.CREDITS_SERVICE:
+    if surface in (Surface.CREDITS_SERVICE, Surface.ACCOUNTS):
         return _json(refusal, {"detail": refusal.faults or refusal.detail}, headers, "application/json")
     body: dict[str, Any] = {
         "type": "about:blank",

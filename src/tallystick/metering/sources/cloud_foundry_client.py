@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Final, Generic, TypeVar
 
 import httpx
@@ -192,8 +194,15 @@ async def open_platform(account: Account, limits: Limits, waiting: Waiting) -> A
         headers={"Accept": "application/json"},
         timeout=None,  # noqa: S113  it is set for each request, from the first byte to the last
         trust_env=not is_plain,
+        verify=_trusted(),
     ) as http:
         yield Platform(http, account, limits, waiting)
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Whom to believe. Reading all those certificates takes longer than a sweep of a small platform: it is done once."""
+    return httpx.create_ssl_context()
 
 
 class Platform:

@@ -56,6 +56,7 @@ _SAME_AS_THIS: Final = line_protocol.SOURCE
 """What measurements have as their source, as ``/write`` has it."""
 
 _DOUBLE = struct.Struct("<d")
+_LEAST_PLAIN, _LEAST_WITH_EXPONENT = 1e-4, 1e16
 
 
 Labels = tuple[str, ...]
@@ -235,7 +236,9 @@ class _Request:
             return False
         else:
             try:
-                value = found.scaled(parse_value(_shortest(message[-15:-7])))
+                value = _value(message[-15:-7])
+                if found.scale is not None:
+                    value = found.scaled(value)
             except InvalidInput:
                 return False
             batch = received.batch
@@ -346,6 +349,14 @@ def _shortest(value: bytes) -> str:
     """The shortest decimal number that reads back as the same double."""
     (number,) = _DOUBLE.unpack(value)
     return repr(number).removesuffix(".0")
+
+
+def _value(value: bytes) -> Decimal:
+    """The number that ``_shortest`` writes. Raises ``InvalidValue``."""
+    (number,) = _DOUBLE.unpack(value)
+    text = repr(number).removesuffix(".0")
+    # Python writes such doubles without an exponent, and with no more digits than a value may have.
+    return Decimal(text) if _LEAST_PLAIN <= number < _LEAST_WITH_EXPONENT else parse_value(text)
 
 
 def _named(labels: Labels) -> dict[str, str]:

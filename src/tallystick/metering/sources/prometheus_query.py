@@ -38,7 +38,7 @@ BATCH_MEASUREMENTS: Final = 10_000
 MAX_STEP: Final = timedelta(days=366)
 
 MAX_ATTEMPTS: Final = 6
-"""How often a query is asked while Prometheus is away or busy."""
+"""How often a query is asked, as a rule, while Prometheus is away or busy."""
 
 FIRST_PAUSE_SECONDS: Final = 1
 LONGEST_PAUSE_SECONDS: Final = 60
@@ -111,6 +111,7 @@ async def pull(
     until: datetime,
     step: timedelta,
     *,
+    attempts: int = MAX_ATTEMPTS,
     pause: Pause = asyncio.sleep,
 ) -> AsyncGenerator[Pulled, None]:
     """The usage of a period, window by window, from the first step not before ``since`` to the last before ``until``.
@@ -121,7 +122,7 @@ async def pull(
     the answer for a single step is too long. Windows given before stand.
     """
     steps = steps_between(since, until, step)
-    ask = _Asking(client, reader, pause)
+    ask = _Asking(client, reader, attempts, pause)
     points = WINDOW_POINTS
     while steps:
         window = steps[:points]
@@ -139,9 +140,10 @@ async def pull(
 class _Asking:
     """One pull under way."""
 
-    def __init__(self, client: httpx.AsyncClient, reader: Reader, pause: Pause) -> None:
+    def __init__(self, client: httpx.AsyncClient, reader: Reader, attempts: int, pause: Pause) -> None:
         self._client = client
         self._reader = reader
+        self._attempts = attempts
         self._pause = pause
 
     async def window(self, window: range) -> Pulled:
@@ -177,12 +179,13 @@ class _Asking:
         """The answer to a query and warnings with it; asked again while that may help."""
         asked: dict[str, str | int] = {"query": query, "start": window[0], "end": window[-1], "step": window.step}
         seconds = FIRST_PAUSE_SECONDS
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
                 return await self._ask_once(asked)
             except _Busy as busy:
-                if attempt == MAX_ATTEMPTS:
-                    raise PrometheusUnavailable(f"{busy.reason}, {attempt} times") from None
+                if attempt == self._attempts:
+                    times = "" if attempt == 1 else f", {attempt} times"
+                    raise PrometheusUnavailable(f"{busy.reason}{times}") from None
                 await self._pause(min(max(seconds, busy.retry_after_seconds), LONGEST_PAUSE_SECONDS))
                 seconds *= 2
         raise AssertionError("every attempt returns or raises")

@@ -35,7 +35,7 @@ _WHOLE = 1 << 64
 _SAMPLE_BYTES = 18
 """Length of a sample as nearly all are: field 2, 16 bytes long; a double; a timestamp of six bytes (1971 to 2109)."""
 _SAMPLE_HEAD = b"\x12\x10\x09"
-_VALUE_TAG, _TIMESTAMP_TAG = 0x09, 0x10
+_SERIES_TAG, _VALUE_TAG, _TIMESTAMP_TAG = 0x0A, 0x09, 0x10
 
 
 class MalformedMessage(InvalidInput):
@@ -69,7 +69,33 @@ class TimeSeries(msgspec.Struct, gc=False):
 
 def series_of_v1(body: bytes, budget: Budget) -> list[bytes]:
     """Each series of a ``prometheus.WriteRequest`` in its own bytes. Raises ``MalformedMessage``, ``TooLarge``."""
-    return [content for number, kind, content in _fields(body, budget) if number == 1 and kind == LEN]
+    series, at = _leading_series(body, budget)
+    if at < len(body):
+        series += [content for number, kind, content in _fields(body[at:], budget) if number == 1 and kind == LEN]
+    return series
+
+
+def _leading_series(body: bytes, budget: Budget) -> tuple[list[bytes], int]:
+    """The series with which a request begins, and where something else comes, or one that is cut off.
+
+    Nearly always that is all of it. A series is less than 16 KiB long here, so its length takes one byte or two.
+    """
+    series: list[bytes] = []
+    at, end = 0, len(body) - 2
+    for _ in range(budget.fields):
+        if at >= end or body[at] != _SERIES_TAG:
+            break
+        length, begin = body[at + 1], at + 2
+        if length >= 0x80:
+            if (high := body[begin]) >= 0x80:
+                break
+            length, begin = (length & 0x7F) | high << 7, begin + 1
+        if begin + length > end + 2:
+            break
+        at = begin + length
+        series.append(body[begin:at])
+    _spend(budget, len(series))
+    return series, at
 
 
 def series_of_v2(body: bytes, budget: Budget) -> tuple[list[str], list[bytes]]:

@@ -1,0 +1,64 @@
+"""The two headers of the account management: ``X-Token`` for every call, ``TWO-FA`` besides for those that erase.
+
+A header that is missing breaks the schema of the request (422); one that is wrong is a bad request (400), as the
+callers of that surface know it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from tallystick.kernel.errors import TallyError
+
+TOKEN_HEADER = "x-token"  # noqa: S105  # the name of a header
+SECOND_FACTOR_HEADER = "two-fa"
+
+
+class HeaderMissing(TallyError):
+    """A header that the call needs is not there; ``field`` is its name."""
+
+    code = "header_missing"
+    status = 422
+
+
+class HeaderRefused(TallyError):
+    """A header has another value than it must have."""
+
+    code = "header_refused"
+    status = 400
+
+
+class AccountTokensMissing(TallyError):
+    """The service demands a token and was given none that it could compare with."""
+
+    code = "no_keys_configured"
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTokens:
+    """What the headers must say; ``None``: the settings leave it out."""
+
+    token: str | None
+    second_factor: str | None
+
+    def check(self, token: str | None, second_factor: str | None, *, erases: bool, is_open: bool) -> None:
+        """Returns if a call may go on; ``is_open`` says that what the settings leave out is not asked for.
+
+        Raises ``HeaderMissing``, ``HeaderRefused`` or ``AccountTokensMissing``.
+        """
+        _compare(self.token, token, TOKEN_HEADER, "Invalid X-Token header", is_open=is_open)
+        if erases:
+            _compare(self.second_factor, second_factor, SECOND_FACTOR_HEADER, "Invalid 2FA header", is_open=is_open)
+
+
+def _compare(wanted: str | None, given: str | None, header: str, refusal: str, *, is_open: bool) -> None:
+    if wanted is None:
+        if is_open:
+            return
+        raise AccountTokensMissing("Service not configured: set AUTH_TOKEN and TWO_FA")
+    if given is None:
+        raise HeaderMissing("Field required", field=header)
+    if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
+        raise HeaderRefused(refusal, field=header)

@@ -1,0 +1,123 @@
+"""Agents: the seats and machine identities of customers, and blocking one so that it causes no further charges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import AsyncConnection
+from psycopg.errors import UniqueViolation
+
+from tallystick.customers.service import EmailTaken, check_email
+from tallystick.database.queries import Queries
+from tallystick.kernel.clock import Clock
+from tallystick.kernel.errors import NotFound
+from tallystick.kernel.text import check_key
+
+_SQL = Queries(Path(__file__).with_suffix(".sql"))
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A seat or machine of a customer. Its e-mail belongs to no other agent, in whatever case it is written."""
+
+    id: UUID
+    customer_id: UUID
+    email: str
+    name: str
+    blocked_at: datetime | None
+    created_at: datetime
+
+    @property
+    def is_blocked(self) -> bool:
+        return self.blocked_at is not None
+
+
+class Agents:
+    """Works in the caller's transaction.
+
+    Whoever blocks, renames or deletes agents must keep usage waiting meanwhile (``Pricing.change``): intake remembers
+    who is blocked.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def create(self, conn: AsyncConnection, customer_id: UUID, email: str, name: str) -> Agent:
+        """Creates an agent. Raises ``InvalidInput``, ``EmailTaken``, ``NotFound`` if the customer is gone."""
+        agent_id = uuid4()
+        fields = {"email": check_email(email), "name": check_key(name, "name")}
+        parameters = {"id": agent_id, "customer_id": customer_id, "now": self._clock.now(), **fields}
+        cursor = await conn.execute(_SQL.insert, parameters)
+        if cursor.rowcount == 0:
+            if await (await conn.execute(_SQL.email_taken, {"email": email})).fetchone():
+                raise _taken(email)
+            raise NotFound(f"there is no customer {customer_id}", field="customer")
+        return await self.get(conn, agent_id)
+
+    async def get(self, conn: AsyncConnection, agent_id: UUID) -> Agent:
+        """Raises ``NotFound``."""
+        return await self._one(conn, _SQL.get, agent_id, id=agent_id)
+
+    async def find(self, conn: AsyncConnection, email: str) -> Agent:
+        """The agent with this e-mail, in whatever case. Raises ``NotFound``."""
+        return await self._one(conn, _SQL.by_email, email, email=check_key(email, "email"))
+
+    async def page(
+        self, conn: AsyncConnection, skip: int, limit: int, customer_id: UUID | None = None
+    ) -> tuple[list[Agent], int]:
+        """Agents of one customer, or of all, by name; and how many there are."""
+        wanted = {"customer_id": customer_id}
+        ((total,),) = await (await conn.execute(_SQL.count, wanted)).fetchall()
+        rows = await conn.execute(_SQL.page, {"skip": min(skip, total), "limit": limit, **wanted})
+        return [Agent(*row) for row in await rows.fetchall()], total
+
+    async def change(self, conn: AsyncConnection, agent_id: UUID, email: str | None, name: str | None) -> Agent:
+        """Changes what is given. Raises ``InvalidInput``, ``NotFound``, ``EmailTaken``."""
+        agent = await self.get(conn, agent_id)
+        fields = {
+            "email": agent.email if email is None else check_email(email),
+            "name": agent.name if name is None else check_key(name, "name"),
+        }
+        try:
+            async with conn.transaction():
+                return await self._one(conn, _SQL.change, agent_id, id=agent_id, **fields)
+        except UniqueViolation:
+            raise _taken(fields["email"]) from None
+
+    async def block(self, conn: AsyncConnection, agent_id: UUID) -> Agent:
+        """From now on what it uses is kept and not charged. Raises ``NotFound``."""
+        return await self._one(conn, _SQL.block, agent_id, id=agent_id, now=self._clock.now())
+
+    async def unblock(self, conn: AsyncConnection, agent_id: UUID) -> Agent:
+        """From now on what it uses is charged again. Raises ``NotFound``."""
+        return await self._one(conn, _SQL.unblock, agent_id, id=agent_id)
+
+    async def delete(self, conn: AsyncConnection, agent_id: UUID) -> Agent | None:
+        """The agent that was, or ``None`` if there was none. What it has used stays."""
+        row = await (await conn.execute(_SQL.delete, {"id": agent_id})).fetchone()
+        return Agent(*row) if row else None
+
+    async def delete_all(self, conn: AsyncConnection, customer_ids: list[UUID] | None) -> list[Agent]:
+        """Deletes the agents of these customers, or of all."""
+        rows = await conn.execute(_SQL.delete_of_customers, {"customer_ids": customer_ids})
+        return [Agent(*row) for row in await rows.fetchall()]
+
+    async def _one(self, conn: AsyncConnection, query: str, named: object, **parameters: Any) -> Agent:
+        row = await (await conn.execute(query, parameters)).fetchone()
+        if row is None:
+            raise NotFound(f"there is no agent {str(named)!r}", field="agent")
+        return Agent(*row)
+
+
+async def blocked_agents(conn: AsyncConnection) -> frozenset[str]:
+    """What usage may call agents that are blocked: their ids, and their e-mails in lower case."""
+    rows = await (await conn.execute(_SQL.blocked)).fetchall()
+    return frozenset(name for row in rows for name in row)
+
+
+def _taken(email: str) -> EmailTaken:
+    return EmailTaken(f"email is already used by another agent: {email!r}", field="email")
