@@ -377,23 +377,28 @@ async def trail(service: Service) -> list[str]:
 
 
 async def test_the_zone_of_the_business_makes_the_months_of_all_books(database_url: str) -> None:
-    """Where clocks are 5 h 45 min ahead of UTC, the bill, the posting and that system's books end when April begins."""
-    april = datetime(2026, 3, 31, 18, 15, tzinfo=UTC)
+    """Bill, posting, schedule and that system's books, where April begins 14 hours before it does in UTC."""
+    april = datetime(2026, 3, 31, 10, tzinfo=UTC)
     tick = timedelta(microseconds=1)
-    clock = TestClock(april - timedelta(days=1))
-    settings = Settings(database_pool_size=4, business_zone="Asia/Kathmandu")
-    async with open_service(settings, database_url, clock) as service:
+    settings = Settings(database_pool_size=4, business_zone="Pacific/Kiritimati")
+    async with (
+        open_service(settings, database_url, rehearse_from=april - timedelta(days=1)) as service,
+        service.at_work(worker=False),
+    ):
+        assert service.rehearsal is not None
         await create_price(service)
         await create_customer(service, "ada", posting_policy="monthly")
         await submit(service, measurement(value=3, at=april - tick), measurement(value=50, at=april))
-        march = month_before(april, settings.zone)
-        with pytest.raises(InvalidInput, match="must be over"):
-            await service.postings.post(march)
-        clock.set(april)
-        await service.postings.post(march)
+        six_o_clock = april + timedelta(hours=6)
+        await service.rehearsal.move(six_o_clock)
+        assert await progress(service) == [("2026-03-01", 1, 0, 0)]
+        await service.rehearsal.move(six_o_clock + timedelta(minutes=1))
+        assert await progress(service) == [("2026-03-01", 0, 1, 0)]
         async with service.pool.connection() as conn:
             customer = await service.customers.get(conn, "ada")
-            before, present = [await service.bills.bill(conn, "ada", month) for month in (march, None)]
+            before, present = [
+                await service.bills.bill(conn, "ada", month) for month in (month_before(april, settings.zone), None)
+            ]
             (posted,) = (await service.platform_ledger.page(conn, customer.id, None, 10)).items
         assert (before.totals, present.totals) == ({"CREDIT": 6 * CREDIT}, {"CREDIT": 100 * CREDIT})
         assert (posted.occurred_at, posted.entries[0].amount) == (april, 6 * CREDIT)

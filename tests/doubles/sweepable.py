@@ -20,6 +20,8 @@ class Sweepable:
     items: list[Item] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     """Parts that cannot be read, each a meter, with the reason: their items are not seen."""
+    customers: dict[str, str] = field(default_factory=dict)
+    """What it calls customers, by key."""
     error: Exception | None = None
     """What a sweep raises."""
     sweeps: int = 0
@@ -36,7 +38,7 @@ class Sweepable:
         if self.error is not None:
             raise self.error
         items = [item for item in self.items if item.meter not in self.broken]
-        return Sweep(items, [Failure(part, detail) for part, detail in self.broken.items()])
+        return Sweep(items, [Failure(part, detail) for part, detail in self.broken.items()], self.customers)
 
 
 def item(

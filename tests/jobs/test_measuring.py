@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,6 +53,22 @@ async def test_a_source_that_cannot_be_read_keeps_no_other_from_being_read(servi
     assert await states(service) == [("away", "complete"), ("there", "complete")]
     assert (away.sweeps, there.sweeps) == (2, 1)
     assert await quantity(service, "ada") == 57
+
+
+async def test_a_source_that_is_being_read_keeps_no_other_from_being_read(service: Service) -> None:
+    busy, there = Sweepable("busy", items=[item("a", 7)]), Sweepable("there", items=[item("b", 50)])
+    busy.goes_on.clear()
+    job = measuring(service, busy, there)
+    on_time = asyncio.create_task(job.run(ON_TIME))
+    await busy.began.wait()
+    with pytest.raises(Unavailable, match=r"nothing could be read of busy$"):
+        await job.run(BY_HAND)
+    assert there.sweeps == 1
+    busy.goes_on.set()
+    await on_time
+    await job.run(BY_HAND)
+    assert (busy.sweeps, there.sweeps) == (2, 2)
+    assert await quantity(service, "ada") == 7 + 7 + 50 + 50
 
 
 async def test_an_hour_that_has_its_reading_is_done(service: Service) -> None:

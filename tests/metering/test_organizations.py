@@ -60,11 +60,19 @@ async def test_they_are_mapped_later_and_come_in_pages(service: Service, limit: 
     assert [one.guid for one in await listed(service, limit, mapped=False)] == ["org-0", "org-2", "org-4"]
 
 
-async def test_one_is_called_as_its_paths_spell_it(service: Service, capi: Capi) -> None:
+async def test_one_is_called_what_the_platform_called_it_first(service: Service, capi: Capi) -> None:
     put_platform(capi)
+    capi.tell("patch", of="org-1", name="Agency №1")
+    await service.readings.take(source_of(capi), periodic=False)
+    capi.tell("patch", of="org-1", name="renamed")
     await service.readings.take(source_of(capi), periodic=False)
     (agency,) = await listed(service)
-    assert (agency.guid, agency.name) == ("org-1", "agency")
+    assert (agency.guid, agency.name) == ("org-1", "Agency №1")
+
+
+async def test_one_that_the_platform_did_not_name_is_called_as_its_paths_spell_it(service: Service) -> None:
+    apps = [item("app", 1, "org-1", path="apps.usage.cforg_agency.space_web.app_shop")]
+    await service.readings.take(Sweepable(PLATFORM, items=apps), periodic=False)
     await sweep(service, "org-2")
     assert [one.name for one in await listed(service)] == ["agency", None]
 

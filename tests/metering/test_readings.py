@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tallystick.customers.model import NewCustomer
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound, Overloaded, Unavailable
 from tallystick.kernel.ids import NIL, new_id
@@ -207,6 +208,35 @@ async def test_resources_are_placed_where_the_source_says(service: Service, take
     async with service.pool.connection() as conn:
         page = await Resources(service.clock, service.customers).page(conn, "ada", Wanted(), None, 10)
     assert [(found.meter, found.resource, found.path) for found in page.items] == [("cfapps", "a", "apps.usage.x")]
+
+
+async def test_resources_have_the_names_that_the_source_gives_them(
+    service: Service, taken: Readings, clock: TestClock
+) -> None:
+    async def named(*items: Item) -> list[tuple[str | None, str]]:
+        clock.advance(HOUR)
+        await taken.take(Sweepable(items=list(items)), periodic=True)
+        async with service.pool.connection() as conn:
+            page = await Resources(service.clock, service.customers).page(conn, "ada", Wanted(), None, 10)
+        return [(found.name, found.path) for found in page.items]
+
+    one, other = item("a", path="apps.a", name="Shop №1"), item("b", path="apps.b")
+    assert await named(one, other) == [("Shop №1", "apps.a"), (None, "apps.b")]
+    renamed = item("a", path="apps.a", name="Shop №2")
+    assert await named(renamed, other) == [("Shop №2", "apps.a"), (None, "apps.b")]
+    odd = item("a", path="apps.a", name="N\0\ud800" + "o" * 300), item("b", path="apps.b", name="")
+    assert await named(*odd) == [("N?" + "o" * 254, "apps.a"), (None, "apps.b")]
+
+
+async def test_customers_without_a_name_get_the_sources_one(service: Service, taken: Readings) -> None:
+    async with service.pool.connection() as conn, conn.transaction():
+        await service.customers.create(conn, NewCustomer("bob", name="Robert"))
+    names = {"ada": "Ada L.\0", "bob": "bobby", "eve": "", "nobody": "N.N.", "\0": "?"}
+    items = [item("a"), item("b", customer="bob"), item("c", customer="eve")]
+    await taken.take(Sweepable(items=items, customers=names), periodic=True)
+    await taken.take(Sweepable(items=items, customers={"ada": "Ada K."}), periodic=False)
+    stands = await fetch(service, "select key, name from customers order by key")
+    assert stands == [("ada", "Ada L."), ("bob", "Robert"), ("eve", None)]
 
 
 # Failures

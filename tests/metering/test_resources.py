@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -107,6 +107,20 @@ async def test_what_a_person_placed_stays_there_whatever_sources_say(tree: Tree)
     assert await tree.paths() == {"a": WEB_DEV}
 
 
+async def test_a_resource_is_called_what_its_source_calls_it_wherever_it_stands(tree: Tree, clock: TestClock) -> None:
+    async def called(name: str | None) -> list[tuple[str, str | None, datetime]]:
+        async with tree.service.pool.connection() as conn, conn.transaction():
+            await tree.resources.place(conn, [("ada", Placement("cfapps", "a", WEB_DEV, name))])
+        return [(found.path, found.name, found.placed_at) for found in await tree.find()]
+
+    assert await called(None) == [(WEB_DEV, None, NOW)]
+    clock.advance(timedelta(hours=1))
+    assert await called("My shop!") == [(WEB_DEV, "My shop!", NOW)], "a name is no move"
+    assert await called(None) == [(WEB_DEV, "My shop!", NOW)]
+    await tree.person(a="mine.app")
+    assert await called("Our shop") == [("mine.app", "Our shop", clock.now())]
+
+
 @pytest.mark.parametrize(
     ("placement", "field"),
     [
@@ -118,6 +132,8 @@ async def test_what_a_person_placed_stays_there_whatever_sources_say(tree: Tree)
         (Placement("cfapps", "a\0", "a"), "resource"),
         (Placement("cfapps", "r" * 257, "a"), "resource"),
         (Placement("cfapps", "b", "a"), "resource"),
+        (Placement("cfapps", "a", "a", "n" * 257), "name"),
+        (Placement("cfapps", "a", "a", "n\0"), "name"),
     ],
 )
 async def test_a_person_is_told_what_is_wrong_and_nothing_is_placed(

@@ -247,6 +247,19 @@ async def test_a_blocked_agent_causes_no_charges(client: httpx.AsyncClient, serv
     await assert_books_hold(service)
 
 
+async def test_nothing_is_held_for_a_blocked_agent(client: httpx.AsyncClient) -> None:
+    account = await make(client)
+    agent = await seat(client, account)
+    path, asked = f"/api/v1/customers/{account['id']}/holds", {"amount": "1", "agent": agent["email"].upper()}
+    assert (await client.post(path, json=asked)).status_code == 201
+    await client.post(f"/agents/block_agent/{agent['id']}")
+    for name in (agent["email"], agent["id"]):
+        problem = await client.post(path, json=asked | {"agent": name})
+        assert (problem.status_code, problem.json()["code"], problem.json()["field"]) == (403, "agent_blocked", "agent")
+    await client.post(f"/agents/unblock_agent/{agent['id']}")
+    assert (await client.post(path, json=asked)).status_code == 201
+
+
 # Everything, and who may
 
 

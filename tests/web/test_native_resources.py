@@ -8,6 +8,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tallystick.service import Service
+from tests.doubles.sweepable import Sweepable, item
+
 CUSTOMERS = "/api/v1/customers"
 PLATFORM = "apps.usage.cforg_%.space_%.*{1,}"
 
@@ -86,6 +89,7 @@ async def test_resources_are_placed_found_moved_and_forgotten(asked: httpx.Async
     assert one.json() == {
         "meter": "cfapps",
         "resource": "guid/1",
+        "name": None,
         "path": "a.b",
         "slug": "b",
         "pinned": True,
@@ -323,3 +327,11 @@ async def test_a_name_that_takes_too_long_is_given_up(
     assert (refused.status_code, refused.json()["field"]) == (422, "name")
     assert "too long" in refused.json()["detail"]
     assert (await asked.get(CUSTOMERS, params={"name": "slow"})).status_code == 200
+
+
+async def test_resources_show_what_their_source_calls_them(service: Service, asked: httpx.AsyncClient) -> None:
+    source = Sweepable(items=[item("guid", path="apps.shop_1", name="Shop №1")])
+    await service.readings.take(source, periodic=True)
+    (shown,) = (await asked.get(at("ada", "resources"))).json()["items"]
+    assert (shown["resource"], shown["name"], shown["path"]) == ("guid", "Shop №1", "apps.shop_1")
+    assert (await asked.get(at("ada", "resources", "cfapps", "guid"))).json() == shown

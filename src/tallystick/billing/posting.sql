@@ -32,18 +32,10 @@ group by p.customer_id, p.period, p.ledger
 
 -- name: outstanding
 -- The usage totals of these months that have gone on since they were posted.
-select u.payer_id::text, u.customer_id::text, u.period::text, t.price_id::text, t.meter, t.kind, t.quantity,
-    coalesce(l.quantity_after, 0), coalesce(l.number, 0)
+select u.payer_id::text, u.customer_id::text, u.period::text, t.price_id::text, t.meter, t.kind, t.quantity, t.posted, t.lines
 from unnest(:payer_ids::uuid[], :customer_ids::uuid[], :periods::date[]) as u (payer_id, customer_id, period)
-join usage_totals as t on t.customer_id = u.customer_id and t.period = u.period
-    and t.price_id <> '00000000-0000-0000-0000-000000000000'
-left join lateral (
-    select quantity_after, number from posting_lines
-    where customer_id = t.customer_id and period = t.period and price_id = t.price_id and meter = t.meter and kind = t.kind
-    order by number desc
-    limit 1
-) as l on true
-where t.quantity <> coalesce(l.quantity_after, 0)
+join posted_totals as t on t.customer_id = u.customer_id and t.period = u.period
+where t.quantity <> t.posted
 
 -- name: copy_lines!
 copy posting_lines (
@@ -64,16 +56,9 @@ from unnest(:payer_ids::uuid[], :ids::uuid[], :descriptions::text[]) as new (pay
 -- name: begin_lines!
 -- So far the charges of these customers were posted by themselves.
 insert into posting_lines (customer_id, period, price_id, meter, kind, number, quantity_before, quantity_after, amount)
-select t.customer_id, t.period, t.price_id, t.meter, t.kind, coalesce(l.number, 0) + 1, coalesce(l.quantity_after, 0), t.quantity, 0
-from usage_totals as t
-left join lateral (
-    select quantity_after, number from posting_lines
-    where customer_id = t.customer_id and period = t.period and price_id = t.price_id and meter = t.meter and kind = t.kind
-    order by number desc
-    limit 1
-) as l on true
-where t.customer_id = any (:customer_ids::uuid[]) and t.price_id <> '00000000-0000-0000-0000-000000000000'
-    and t.quantity <> coalesce(l.quantity_after, 0)
+select customer_id, period, price_id, meter, kind, lines + 1, posted, quantity, 0
+from posted_totals
+where customer_id = any (:customer_ids::uuid[]) and quantity <> posted
 
 -- name: progress
 -- By month: how many customers wait to be posted, and what was posted.

@@ -14,7 +14,7 @@ from psycopg.errors import UniqueViolation
 from tallystick.customers.service import EmailTaken, check_email
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.errors import NotFound
+from tallystick.kernel.errors import NotFound, TallyError
 from tallystick.kernel.text import check_key
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
@@ -111,6 +111,19 @@ class Agents:
         if row is None:
             raise NotFound(f"there is no agent {str(named)!r}", field="agent")
         return Agent(*row)
+
+
+class AgentBlocked(TallyError):
+    """The agent for whom something is asked may not use anything."""
+
+    code = "agent_blocked"
+    status = 403
+
+
+async def refuse_blocked(conn: AsyncConnection, name: str) -> None:
+    """Raises ``AgentBlocked`` if the agent of this e-mail or id is blocked."""
+    if await (await conn.execute(_SQL.is_blocked, {"name": check_key(name, "agent").lower()})).fetchone():
+        raise AgentBlocked(f"agent {name!r} is blocked", field="agent")
 
 
 async def blocked_agents(conn: AsyncConnection) -> frozenset[str]:

@@ -45,3 +45,6 @@ returning id, customer_id, email, name, blocked_at, created_at
 
 -- name: blocked
 select id::text, lower(email) from agents where blocked_at is not null
+
+-- name: is_blocked
+select true from agents where blocked_at is not null and (lower(email) = :name or id::text = :name)

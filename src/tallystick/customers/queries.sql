@@ -10,6 +10,17 @@ from unnest(:ids::uuid[], :keys::text[]) as new (id, key)
 order by key
 on conflict (key) do nothing
 
+-- name: name_nameless!
+with nameless as (
+    select c.id, new.name
+    from unnest(:keys::text[], :names::text[]) as new (key, name)
+    join customers as c on c.key = new.key
+    where coalesce(c.name, '') = ''
+    order by c.id
+    for no key update of c
+)
+update customers as c set name = nameless.name from nameless where c.id = nameless.id
+
 -- name: open!
 insert into customers (id, key, credit_policy, created_at)
 select id, key, policy, :now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -192,6 +192,11 @@ class Customers:
             await conn.execute(_SQL.ensure, {"ids": ids, "keys": missing, "now": now, **policies})
             found |= await self.find(conn, missing)
         return found
+
+    async def name_nameless(self, conn: AsyncConnection, names: Mapping[str, str]) -> int:
+        """Gives customers, by key, these names if they have none; how many. Names must have been checked."""
+        parameters = {"keys": list(names), "names": list(names.values())}
+        return (await conn.execute(_SQL.name_nameless, parameters)).rowcount
 
     async def open(self, conn: AsyncConnection, new: list[tuple[UUID, str, CreditPolicy]]) -> dict[UUID, Payer]:
         """Creates customers under given ids, keys and policies; the answer lacks those whose key belongs to another id.

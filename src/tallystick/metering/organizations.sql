@@ -10,7 +10,7 @@ left join lateral (
     order by path
     limit 1
 ) as r on true
-where c.key > :after and (:key::text is null or c.key = :key::text)
+where c.deleted_at is null and c.key > :after and (:key::text is null or c.key = :key::text)
     and (:mapped::boolean is null or (c.payer_id is not null) = :mapped::boolean)
     and exists (
         select from series as s

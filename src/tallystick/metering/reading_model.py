@@ -12,7 +12,7 @@ import msgspec
 
 from tallystick.kernel.errors import InvalidInput
 from tallystick.kernel.ids import derived_id
-from tallystick.kernel.text import check_key, check_text, is_unicode
+from tallystick.kernel.text import MAX_TEXT_CHARACTERS, check_key, check_text, is_unicode
 from tallystick.metering.model import Measurement, Unreadable
 from tallystick.metering.paths import check_path
 from tallystick.metering.resources import Placement
@@ -181,6 +181,12 @@ def sort_items(reading: Reading, items: Sequence[Item]) -> tuple[dict[str, Sorte
     return meters, faults
 
 
+def customer_names(sweep: Sweep) -> dict[str, str]:
+    """What the source calls customers, by key; of a name as much as can be kept."""
+    names = {key: _label(name) for key, name in sweep.customers.items() if _is_storable(key)}
+    return {key: name for key, name in names.items() if name is not None}
+
+
 def outcome_of(sweep: Sweep, counts: dict[str, Counts], faults: list[Fault]) -> Outcome:
     """How an attempt ended that found ``sweep`` and made this of its items."""
     state: State = "complete" if not sweep.failures else "partial" if sweep.items else "failed"
@@ -267,7 +273,7 @@ def _sort(into: Sorted, item: Item, index: int, measurement: Measurement, *, has
     into.measurements.append(checked)
     into.indexes.append(index)
     if item.path is not None and has_place:
-        into.placements.append((item.customer, Placement(item.meter, item.resource, item.path)))
+        into.placements.append((item.customer, Placement(item.meter, item.resource, item.path, _label(item.name))))
 
 
 def _checked(measurement: Measurement) -> Measurement:
@@ -311,6 +317,11 @@ def _is_storable(text: str) -> bool:
 def _clean(text: str) -> str:
     """As much of a source's text as can be kept."""
     return text.replace("\0", "").encode(errors="replace").decode()[:MAX_DETAIL_CHARACTERS]
+
+
+def _label(name: str | None) -> str | None:
+    """As much of a name as can be kept, if there is anything of it."""
+    return None if name is None else _clean(name)[:MAX_TEXT_CHARACTERS] or None
 
 
 def _sum(counts: list[Counts]) -> Counts:

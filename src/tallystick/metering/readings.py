@@ -35,6 +35,7 @@ from tallystick.metering.reading_model import (
     Sorted,
     State,
     chunks,
+    customer_names,
     interval_of,
     merged,
     outcome_of,
@@ -111,6 +112,7 @@ class Readings:
             counts = {meter: await self._record(source, reading, found) for meter, found in meters.items()}
             for found in meters.values():
                 await self._place(found.placements)
+            await self._name(customer_names(sweep))
             return await self._end(reading.id, outcome_of(sweep, counts, faults))
 
     async def get(self, conn: Connection, reading_id: UUID) -> Reading:
@@ -185,7 +187,10 @@ class Readings:
         return counts
 
     async def _place(self, placements: list[tuple[str, Placement]]) -> None:
-        """Where the source says that resources stand. Their customers exist by now, and most stand there already."""
+        """Where the source says that resources stand, and what it calls them.
+
+        Their customers exist by now, and most stand there already, under that name.
+        """
         for start in range(0, len(placements), ITEMS_AT_ONCE):
             part = placements[start : start + ITEMS_AT_ONCE]
             parameters = {
@@ -193,10 +198,18 @@ class Readings:
                 "meters": [placement.meter for _, placement in part],
                 "resources": [placement.resource for _, placement in part],
                 "paths": [placement.path for _, placement in part],
+                "names": [placement.name for _, placement in part],
             }
             async with self._pool.connection() as conn, conn.transaction():
                 moved = await (await conn.execute(_SQL.not_there, parameters)).fetchall()
                 await self._resources.place(conn, [part[place - 1] for (place,) in moved])
+
+    async def _name(self, names: dict[str, str]) -> None:
+        """What the source calls customers, for those that have no name yet."""
+        found = list(names.items())
+        for start in range(0, len(found), ITEMS_AT_ONCE):
+            async with self._pool.connection() as conn, conn.transaction():
+                await self._customers.name_nameless(conn, dict(found[start : start + ITEMS_AT_ONCE]))
 
     async def _end(self, reading_id: UUID, outcome: Outcome) -> Reading:
         async with self._pool.connection() as conn, conn.transaction():

@@ -36,16 +36,23 @@ _LAST = "~"
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a resource of a meter is to stand. An empty ``resource`` is the meter's usage that names none."""
+    """Where a resource of a meter is to stand. An empty ``resource`` is the meter's usage that names none.
+
+    ``name`` is what its source calls it, ``None`` if the source does not say.
+    """
 
     meter: str
     resource: str
     path: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource that has a place. ``pinned``: a person put it there, and sources leave it there."""
+    """A resource that has a place. ``pinned``: a person put it there, and sources leave it there.
+
+    ``name``: what its source calls it, ``None`` if none has said.
+    """
 
     meter: str
     resource: str
@@ -54,6 +61,7 @@ class Resource:
     pinned: bool
     created_at: datetime
     placed_at: datetime
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +95,9 @@ class Resources:
         self._customers = customers
 
     async def place(self, conn: AsyncConnection, placements: Iterable[tuple[str, Placement]]) -> int:
-        """What a source says: where the resources of customers (by key) stand. The last word about one counts.
+        """What a source says: where the resources of customers (by key) stand, and their names. The last word counts.
 
-        Customers that do not exist yet are created, postpaid, as usage creates them. What a person placed stays.
+        Customers that do not exist yet are created, postpaid, as usage creates them. What a person placed stays there.
         Once in a transaction, which posts nothing before.
         Returns how many came to stand somewhere new. Raises ``InvalidInput`` for a path that is none.
         """
@@ -206,7 +214,7 @@ class Resources:
     async def _put(
         self, conn: AsyncConnection, rows: list[tuple[UUID, Placement]], *, from_source: bool, pinned: bool
     ) -> int:
-        last = {(customer_id, placement.meter, placement.resource): placement.path for customer_id, placement in rows}
+        last = {(customer_id, placement.meter, placement.resource): placement for customer_id, placement in rows}
         await self._lock(conn, {customer_id for customer_id, _, _ in last})
         changed, now = 0, self._clock.now()
         items = list(last.items())
@@ -216,12 +224,15 @@ class Resources:
                 "customer_ids": UuidArray(customer_id for (customer_id, _, _), _ in part),
                 "meters": [meter for (_, meter, _), _ in part],
                 "keys": [resource for (_, _, resource), _ in part],
-                "paths": [path for _, path in part],
+                "paths": [placement.path for _, placement in part],
+                "names": [placement.name for _, placement in part],
                 "pinned": pinned,
                 "from_source": from_source,
                 "now": now,
             }
             changed += (await conn.execute(_SQL.put, parameters)).rowcount
+            if from_source:
+                await conn.execute(_SQL.rename, parameters)
         return changed
 
     async def _lock(self, conn: AsyncConnection, customer_ids: Iterable[UUID]) -> None:
@@ -250,6 +261,8 @@ def _check(placement: Placement) -> None:
     check_key(placement.meter, "meter")
     check_text(placement.resource, "resource")
     check_path(placement.path, "path")
+    if placement.name is not None:
+        check_text(placement.name, "name")
 
 
 def _no_place(meter: str, resource: str) -> NotFound:

@@ -6,6 +6,7 @@ until they have one. Deleting one forgets what is personal; its ledger stays.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -279,22 +280,23 @@ async def find_agent(email: Annotated[Key, Path()], service: Serving) -> AgentSh
 @router.post("/agents/block_agent/{agent_id}", status_code=202, responses=_refuses(404))
 async def block_agent(agent_id: UUID, service: Serving) -> Response:
     """From now on what the agent uses is kept and not charged."""
-    async with transaction(service) as conn:
-        try:
-            await service.blocking.block(conn, agent_id)
-        except NotFound:
-            raise _no_agent(agent_id) from None
-    return Response(status_code=202)
+    return await _done_to(agent_id, service, service.blocking.block)
 
 
 @router.post("/agents/unblock_agent/{agent_id}", status_code=202, responses=_refuses(404))
 async def unblock_agent(agent_id: UUID, service: Serving) -> Response:
     """From now on what the agent uses is charged again."""
-    async with transaction(service) as conn:
-        try:
-            await service.blocking.unblock(conn, agent_id)
-        except NotFound:
-            raise _no_agent(agent_id) from None
+    return await _done_to(agent_id, service, service.blocking.unblock)
+
+
+async def _done_to(
+    agent_id: UUID, service: Service, done: Callable[[AsyncConnection, UUID], Awaitable[Agent]]
+) -> Response:
+    try:
+        async with transaction(service) as conn:
+            await done(conn, agent_id)
+    except NotFound:
+        raise _no_agent(agent_id) from None
     return Response(status_code=202)
 
 

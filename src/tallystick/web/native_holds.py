@@ -11,6 +11,7 @@ from fastapi import Query
 from pydantic import Field
 from starlette.requests import Request
 
+from tallystick.customers.agents import refuse_blocked
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import CREDIT, format_amount
 from tallystick.ledger.hold_model import (
@@ -56,6 +57,9 @@ class HoldAsked(Asked):
         ),
     ] = DEFAULT_SECONDS
     description: Annotated[Remark | None, Field(description="What it is for; settling it is described by it")] = None
+    agent: Annotated[Key | None, Field(description="E-mail or id of who asks; a blocked one is refused with 403")] = (
+        None
+    )
 
 
 class SettlementAsked(Asked):
@@ -89,7 +93,10 @@ State = Annotated[HoldState | None, Query(description="Only holds in this state"
 
 
 @router.post(
-    "/{key:key}/holds", status_code=201, responses=refusals(402, 404, 409, 429, body=True), openapi_extra=MOVES_MONEY
+    "/{key:key}/holds",
+    status_code=201,
+    responses=refusals(402, 403, 404, 409, 429, body=True),
+    openapi_extra=MOVES_MONEY,
 )
 async def place_hold(key: Key, body: HoldAsked, request: Request, service: Serving) -> HoldShown:
     """Reserves credits in the wallet of whoever pays for the customer: all of the amount, or nothing and 402.
@@ -98,6 +105,8 @@ async def place_hold(key: Key, body: HoldAsked, request: Request, service: Servi
     """
     async with transaction(service) as conn:
         asset = await service.assets.get(conn, body.asset)
+        if body.agent is not None:
+            await refuse_blocked(conn, body.agent)
     order = PlaceHold(
         id=new_id(service.clock.now()),
         customer=key,

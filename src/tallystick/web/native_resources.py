@@ -115,10 +115,14 @@ def _place(place: Place) -> PlaceShown:
 
 
 class ResourceShown(Shown):
-    """`pinned`: a person put it there, and sources leave it there. `placed_at`: when it came there."""
+    """`pinned`: a person put it there, and sources leave it there. `placed_at`: when it came there.
+
+    `name` is what its source calls it, null if none has said: its path is made of slugs.
+    """
 
     meter: str
     resource: str
+    name: str | None
     path: str
     slug: str
     pinned: bool

@@ -62,6 +62,7 @@ async def test_an_app_and_a_service_with_all_that_is_known_of_them(capi: Capi) -
             ),
         ],
         failures=[],
+        customers={"org-1": "agency"},
     )
 
 

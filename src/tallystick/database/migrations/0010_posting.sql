@@ -52,3 +52,15 @@ CREATE TABLE posting_lines (
     PRIMARY KEY (customer_id, period, price_id, meter, kind, number),
     CHECK (posting_id IS NOT NULL OR amount = 0)
 );
+
+-- Priced usage totals, and how far they are posted.
+CREATE VIEW posted_totals AS
+SELECT t.customer_id, t.period, t.price_id, t.meter, t.kind, t.quantity, coalesce(l.quantity_after, 0) AS posted, coalesce(l.number, 0) AS lines
+FROM usage_totals AS t
+LEFT JOIN LATERAL (
+    SELECT quantity_after, number FROM posting_lines
+    WHERE customer_id = t.customer_id AND period = t.period AND price_id = t.price_id AND meter = t.meter AND kind = t.kind
+    ORDER BY number DESC
+    LIMIT 1
+) AS l ON true
+WHERE t.price_id <> '00000000-0000-0000-0000-000000000000';

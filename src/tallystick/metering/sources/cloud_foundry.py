@@ -80,10 +80,11 @@ class CloudFoundry:
             parts = await asyncio.gather(_sweep_apps(platform), _sweep_services(platform))
         items = [item for part in parts for item in part.items]
         failures = [failure for part in parts for failure in part.failures]
+        customers = {guid: name for part in parts for guid, name in part.customers.items()}
         if not (items or failures or platform.shows_everything):
             sentence = "CF_CLIENT_ID is shown nothing: give it the authority cloud_controller.global_auditor"
             failures.append(Failure(ACCOUNT, sentence))
-        return Sweep(items, failures)
+        return Sweep(items, failures, customers)
 
     async def app_item(self, guid: str) -> Item:
         """One app, under the meter ``oneoff``: that it is there.
@@ -118,13 +119,13 @@ async def _sweep_apps(platform: Platform) -> Sweep:
     apps = await platform.list("apps", "/v3/apps", App, _INCLUDE)
     failures = [Failure(APPS, fault) for fault in (*processes.faults, *apps.faults)]
     items = await asyncio.to_thread(app_items, processes, apps) if processes.is_whole else []
-    return Sweep(items, failures)
+    return Sweep(items, failures, _names(apps.beside))
 
 
 async def _sweep_services(platform: Platform) -> Sweep:
     instances = await platform.list("service instances", "/v3/service_instances", ServiceInstance, _FIELDS)
     items = await asyncio.to_thread(service_items, instances)
-    return Sweep(items, [Failure(SERVICES, fault) for fault in instances.faults])
+    return Sweep(items, [Failure(SERVICES, fault) for fault in instances.faults], _names(instances.beside))
 
 
 # Rules
@@ -209,6 +210,11 @@ class _Places:
             return _Place(None, fault="the organization of its space is not known")
         organization = path_below(PLATFORM_ROOT, "cforg", _name(self._beside.organizations.get(guid)))
         return _Place(guid, path_below(organization, "space", _name(space)))
+
+
+def _names(beside: Beside) -> dict[str, str]:
+    """The names of organizations, which are customers."""
+    return {guid: name for guid, organization in beside.organizations.items() if (name := _name(organization))}
 
 
 def _name(resource: Resource | None) -> str:

@@ -39,10 +39,14 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """All that one sweep found, and the parts of the source that it could not read."""
+    """All that one sweep found, and the parts of the source that it could not read.
+
+    ``customers`` are the names by which people know customers, by key, as far as the source knows them.
+    """
 
     items: list[Item]
     failures: list[Failure]
+    customers: dict[str, str] = {}
 
 
 class Source(Protocol):
