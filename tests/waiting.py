@@ -1,8 +1,9 @@
-"""Waiting for the database instead of for a while."""
+"""Waiting for what must come, instead of for a while."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from tallystick.database.pool import Connection
 
@@ -23,3 +24,18 @@ async def until_anybody_waits(watching: Connection) -> None:
         if await (await watching.execute("select from pg_locks where not granted")).fetchone() is not None:
             return
         await asyncio.sleep(0)
+
+
+async def lock_waiters(watching: Connection) -> list[int]:
+    """Processes of the server that wait for a lock in the database of ``watching``."""
+    query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return [pid for (pid,) in await (await watching.execute(query)).fetchall()]
+
+
+async def until(look: Callable[[], Awaitable[object]], *, patience_seconds: float = 90) -> None:
+    """Returns once ``look`` finds what it looks for; fails after a while that is long enough for anything."""
+    async with asyncio.timeout(patience_seconds):
+        while True:
+            if await look():
+                return
+            await asyncio.sleep(0.02)  # between two looks

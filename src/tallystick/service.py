@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tallystick.billing.agreements import Agreements, Tiers
 from tallystick.billing.bills import Bills
@@ -67,12 +67,18 @@ from tallystick.metering.sources.prometheus import Reader
 from tallystick.metering.waiting import Settlement
 from tallystick.operations.explain import Explain
 from tallystick.operations.health import Health
-from tallystick.operations.metrics import Metrics, Source, ignored_samples, pull_lag
+from tallystick.operations.metrics import Metrics, Source, ignored_samples, outbox_lag, pull_lag
 from tallystick.operations.stats import Stats
 from tallystick.operations.traffic import Traffic
 from tallystick.operations.verify import Verify
+from tallystick.outbox.accounts import Accounts
+from tallystick.outbox.address import Address
+from tallystick.outbox.service import Outbox
 from tallystick.pricing.service import Pricing
 from tallystick.settings import Settings
+
+if TYPE_CHECKING:
+    from tallystick.outbox.broker import Messaging
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,11 @@ class Service:
     customers: Customers
     hierarchy: Hierarchy
     agents: Agents
-    blocking: Blocking
+    accounts: Accounts
+    """Creates, changes and deletes customers and agents, and tells."""
+    outbox: Outbox
+    messaging: Messaging | None
+    """What passes between us and the broker, if there is one."""
     pricing: Pricing
     meters: Meters
     kinds: Kinds
@@ -128,7 +138,7 @@ class Service:
     worker: Worker
     rehearsal: Rehearsal | None
     """Moves the test clock, for the service that was opened to do so."""
-    proving: asyncio.Lock
+    proving: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the books are verified on somebody's request: it reads all of them."""
 
     @asynccontextmanager
@@ -137,6 +147,8 @@ class Service:
         async with AsyncExitStack() as duties:
             if worker:
                 await self.pulls.begin()
+            if self.messaging is not None:
+                await duties.enter_async_context(self.messaging.running())
             if self.rehearsal is not None:
                 await duties.enter_async_context(self.rehearsal.running())
             else:
@@ -166,7 +178,7 @@ async def open_service(
             await home.enter(conn, settings.tigerbeetle)
             clock = clock or moving or await standing_clock(conn)
         ledger = await resources.enter_async_context(_open_ledger(settings, clock, url))
-        service = _assemble(settings, clock, pool, ledger, moving)
+        service = _assemble(settings, clock, pool, ledger, moving, url)
         async with pool.connection() as conn, conn.transaction():
             await install_openstack_meters(
                 conn,
@@ -226,22 +238,29 @@ def pull_plan_of(settings: Settings) -> Plan | None:
     )
 
 
-def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, moving: TestClock | None) -> Service:
+def broker_of(settings: Settings) -> Address | None:
+    """The broker that the settings name, if they want events. Raises ``InvalidInput`` if they name none then."""
+    if not settings.enable_events:
+        return None
+    if settings.broker_url is None:
+        raise InvalidInput("TALLY_ENABLE_EVENTS needs TALLY_CLOUDAMQP_URL too")
+    return Address(settings.broker_url.get_secret_value(), settings.broker_retries, settings.broker_timeout_seconds)
+
+
+def _assemble(
+    settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, moving: TestClock | None, url: str
+) -> Service:
+    people = _people(settings, clock, pool, url)
+    customers, pricing = people.customers, people.pricing
     wallets = Wallets(ledger)
-    desk = Desk(pool, clock)
     assets = Assets()
     display_rates = DisplayRates(clock, assets)
-    customers = Customers(clock)
-    hierarchy = Hierarchy()
-    agents = Agents(clock)
-    pricing = Pricing(clock, customers)
-    directories = Directories(clock, pricing, customers)
     charges = Charges()
     transactions = Transactions(clock)
     traffic = Traffic()
-    intake = IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets))
+    intake = IntakeQueue(pool, Intake(clock, settings.zone, Directories(clock, pricing, customers), wallets))
     asked = _asked(settings, clock, pool, intake, customers)
-    orders = _orders(clock, desk, customers, ledger, wallets)
+    orders = _orders(clock, pool, customers, ledger, wallets)
     due = Dues(pool, clock, {"agreements": orders.agreements, "grants": orders.grants, "holds": orders.holds})
     postings = Postings(pool, clock, settings.zone, pricing, wallets)
     jobs = _jobs(settings, clock, pool, asked.readings, asked.pulls, postings)
@@ -254,9 +273,11 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         assets=assets,
         display_rates=display_rates,
         customers=customers,
-        hierarchy=hierarchy,
-        agents=agents,
-        blocking=Blocking(pricing, agents),
+        hierarchy=Hierarchy(),
+        agents=people.agents,
+        accounts=people.accounts,
+        outbox=people.outbox,
+        messaging=people.messaging,
         pricing=pricing,
         meters=Meters(clock, pricing),
         kinds=Kinds(clock),
@@ -269,7 +290,7 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         prometheus=asked.prometheus,
         pulls=asked.pulls,
         settlement=Settlement(pool, pricing, wallets),
-        desk=desk,
+        desk=orders.desk,
         instructions=orders.instructions,
         holds=orders.holds,
         grants=orders.grants,
@@ -280,21 +301,42 @@ def _assemble(settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, movi
         bills=Bills(clock, settings.zone, customers, charges),
         postings=postings,
         payers=Payers(clock, customers, pricing, assets, ledger, wallets, postings),
-        usage_trees=UsageTrees(clock, customers, hierarchy, assets, display_rates),
+        usage_trees=UsageTrees(clock, customers, Hierarchy(), assets, display_rates),
         transactions=transactions,
         platform_ledger=PlatformLedger(transactions, settings.zone),
         explain=Explain(pricing),
         verify=Verify(pricing, ledger, pool),
-        health=Health(intake, ledger),
+        health=Health(intake, ledger, people.messaging),
         traffic=traffic,
-        metrics=Metrics(pool, intake, desk, ledger, traffic, _sources(settings, clock, jobs, asked)),
+        metrics=Metrics(
+            pool, intake, orders.desk, ledger, traffic, _sources(settings, clock, jobs, asked, people.messaging)
+        ),
         stats=Stats(intake),
         due=due,
         jobs=jobs,
         worker=_worker(settings, clock, pool, jobs, timetable),
         rehearsal=Rehearsal(pool, moving, due, jobs, timetable) if moving else None,
-        proving=asyncio.Lock(),
     )
+
+
+class _People(NamedTuple):
+    """Who is metered and at what prices, and who hears of it."""
+
+    customers: Customers
+    agents: Agents
+    pricing: Pricing
+    accounts: Accounts
+    outbox: Outbox
+    messaging: Messaging | None
+
+
+def _people(settings: Settings, clock: Clock, pool: Pool, url: str) -> _People:
+    customers = Customers(clock)
+    agents = Agents(clock)
+    pricing = Pricing(clock, customers)
+    outbox = Outbox(is_on=settings.enable_events)
+    accounts = Accounts(clock, customers, agents, pricing, Blocking(pricing, agents), outbox)
+    return _People(customers, agents, pricing, accounts, outbox, _messaging(settings, pool, accounts, url))
 
 
 class _Asked(NamedTuple):
@@ -317,8 +359,9 @@ def _asked(settings: Settings, clock: Clock, pool: Pool, intake: IntakeQueue, cu
 
 
 class _Orders(NamedTuple):
-    """Whoever takes orders from the desk."""
+    """The desk, and whoever takes orders from it."""
 
+    desk: Desk
     instructions: Instructions
     holds: Holds
     grants: Grants
@@ -326,13 +369,27 @@ class _Orders(NamedTuple):
     exchanges: Exchanges
 
 
-def _orders(clock: Clock, desk: Desk, customers: Customers, ledger: Ledger, wallets: Wallets) -> _Orders:
+def _orders(clock: Clock, pool: Pool, customers: Customers, ledger: Ledger, wallets: Wallets) -> _Orders:
     """In the order in which orders of one group are carried out: instructions create customers, before any posts."""
+    desk = Desk(pool, clock)
     instructions = Instructions(desk, customers, ledger, wallets)
     holds = Holds(clock, desk, ledger, wallets, customers.find)
     grants = Grants(clock, desk, ledger, wallets, customers.find)
     agreements = Agreements(clock, desk, customers, ledger, grants)
-    return _Orders(instructions, holds, grants, agreements, Exchanges(clock, desk, ledger, wallets, customers.find))
+    return _Orders(
+        desk, instructions, holds, grants, agreements, Exchanges(clock, desk, ledger, wallets, customers.find)
+    )
+
+
+def _messaging(settings: Settings, pool: Pool, accounts: Accounts, url: str) -> Messaging | None:
+    if (address := broker_of(settings)) is None:
+        return None
+    # They load a client of RabbitMQ, which others can do without.
+    from tallystick.outbox.broker import Messaging
+    from tallystick.outbox.compliance import Compliance
+    from tallystick.outbox.publisher import Publisher
+
+    return Messaging(address, {"events": Publisher(url), "orders": Compliance(pool, accounts)})
 
 
 def _schedule(settings: Settings) -> list[Entry]:
@@ -362,10 +419,11 @@ def _worker(settings: Settings, clock: Clock, pool: Pool, jobs: Jobs, timetable:
     )
 
 
-def _sources(settings: Settings, clock: Clock, jobs: Jobs, asked: _Asked) -> list[Source]:
+def _sources(settings: Settings, clock: Clock, jobs: Jobs, asked: _Asked, messaging: Messaging | None) -> list[Source]:
     """Of metrics that are asked for at each scrape."""
     return [
         job_metrics(jobs.names, lost_after_seconds=settings.worker_lost_seconds),
         ignored_samples(asked.prometheus),
         pull_lag(clock, asked.pulls),
+        outbox_lag(clock, messaging),
     ]

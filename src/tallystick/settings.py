@@ -22,6 +22,7 @@ from tallystick.ledger.tigerbeetle.addresses import (
     parse_cluster,
 )
 from tallystick.metering.sources.cloud_foundry_client import check_api_url
+from tallystick.outbox.address import check_broker_url
 
 POSTGRES = "postgres"
 """The setting ``ledger`` for balances in the database itself."""
@@ -108,6 +109,17 @@ class Settings(BaseSettings):
     cors_allowed_origins: str = Field("", validation_alias=_named("CORS_ALLOWED_ORIGINS", "CORS_ALLOWED_ORIGINS"))
     """Comma-separated origins whose pages may call."""
 
+    enable_events: bool = Field(False, validation_alias=_named("ENABLE_EVENTS", "ENABLE_EVENTS"))
+    """Whether events go to the broker, and orders are taken from it."""
+    broker_url: SecretStr | None = Field(None, validation_alias=_named("CLOUDAMQP_URL", "CLOUDAMQP_URL"))
+    """The RabbitMQ that is told: ``amqp://USER:PASSWORD@HOST:PORT/VHOST``, or ``amqps://``."""
+    broker_retries: int = Field(5, ge=1, le=1000, validation_alias=_named("CLOUDAMQP_RETRIES", "CLOUDAMQP_RETRIES"))
+    """How often the pause before it is tried again grows; it is tried for ever."""
+    broker_timeout_seconds: int = Field(
+        2, ge=1, le=3600, validation_alias=_named("CLOUDAMQP_TIMEOUT", "CLOUDAMQP_TIMEOUT")
+    )
+    """The first pause, and by how much each further one is longer."""
+
     max_body_bytes: int = Field(32 << 20, ge=1024, validation_alias=_named("MAX_BODY_BYTES"))
     """Longest request body."""
     max_events: int = Field(50_000, ge=1, validation_alias=_named("MAX_EVENTS"))
@@ -170,6 +182,13 @@ class Settings(BaseSettings):
     def _readable_platform(cls, url: str | None) -> str | None:
         if url is not None:
             _readable(lambda: check_api_url(url))
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _readable(lambda: check_broker_url(url.get_secret_value()))
         return url
 
     @field_validator("business_zone")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tallystick.commands import pull as command
 from tallystick.metering.sources import prometheus_query
 from tests.cli.conftest import Tally
 from tests.doubles.prometheus_api import PrometheusApi
@@ -150,4 +149,3 @@ def test_options_that_cannot_be_read_are_named(
 def test_one_must_say_where_prometheus_is(books: Tally) -> None:
     refused = books("pull", "--since", SINCE, "--json")
     assert (refused.code, refused.document["error"]["field"]) == (2, "prometheus")
-    assert command.SETTLED.total_seconds() == 60

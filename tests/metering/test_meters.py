@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from typing import get_args
 
 import msgspec
 import pytest
 
+from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
 from tallystick.kernel.text import TextEmpty, TextNotStorable, TextTooLong
-from tallystick.metering.model import Meter
+from tallystick.metering.model import Meter, OnGap
 from tallystick.service import Service
 from tests.metering.books import batch, fetch, measurement, put_meter, quantity, submit
 from tests.metering.conftest import StartService
@@ -104,6 +107,23 @@ async def test_gaps_may_come_to_be_filled_but_not_become_free_again(service: Ser
     with pytest.raises(Conflict, match="cannot become free") as refused:
         await put_meter(service, Meter("m", "gauge"))
     assert refused.value.field == "on_gap"
+
+
+async def test_since_when_gaps_are_filled_is_noted_if_there_was_usage_before(
+    service: Service, clock: TestClock
+) -> None:
+    """Levels know nothing of that usage; a meter without any has had levels from the beginning."""
+    for key in ("used", "unused"):
+        await put_meter(service, Meter(key, "gauge"))
+    await submit(service, measurement(meter="used"))
+    clock.advance(timedelta(hours=1))
+    since = clock.now()
+    for on_gap in get_args(OnGap)[1:]:
+        for key in ("used", "unused", "new"):
+            await put_meter(service, Meter(key, "gauge", on_gap=on_gap))
+        clock.advance(timedelta(hours=1))
+    noted = dict(await fetch(service, "select key, gaps_filled_since from meters where on_gap <> 'free'"))
+    assert noted == {"used": since, "unused": None, "new": None}
 
 
 async def test_a_meter_never_changes_between_two_of_its_measurements(

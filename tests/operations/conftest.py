@@ -105,6 +105,7 @@ async def _keep_books(url: str) -> None:
         await _note_grants(service)
         await _exchange(service)
         await _keep_places(service)
+        await _fill_gaps(service)
         await _post(service)
         # What waited without a price is charged when it gets one; a dynamic price turns its quantity into money.
         await submit(service, measurement("solo", 4, meter="fees", sender_id="fee", unit_price="0.5"))
@@ -251,6 +252,26 @@ async def _keep_places(service: Service) -> None:
             await history.page(conn, customer_id, None, Wanted(), None, 10)
         await remaining.keep(conn, await remaining.fold(conn, [(customers["mint"], DOLLARS)]), posts=True)
     await _bill(service, "mint", CREDIT // 4, DOLLARS)
+
+
+async def _fill_gaps(service: Service) -> None:
+    """``plant`` has levels: measured, estimated, late, of half hours, in money; and a value older than all of them."""
+    await put_meter(service, Meter("power", "gauge"))
+    await submit(service, measurement("plant", 7, meter="power", resource="m", at=MARCH, sender_id="free"))
+    await put_meter(service, Meter("power", "gauge", on_gap="held"))
+    await put_meter(service, Meter("water", "gauge", on_gap="interpolated", interval_minutes=30))
+    await put_meter(service, Meter("heat", "gauge", on_gap="held"))
+    await create_price(service, "power")
+    await create_price(service, "heat", DYNAMIC)
+    for hour, value in ((0, 8), (2, 10), (5, 16), (5.5, 13), (3, 4)):
+        at = MARCH + timedelta(hours=hour)
+        for meter, resource in (("power", "m"), ("water", ""), ("heat", "")):
+            price = "0.5" if meter == "heat" else None
+            sender_id = f"{meter}-{hour}"
+            sent = measurement(
+                "plant", value, meter=meter, resource=resource, at=at, sender_id=sender_id, unit_price=price
+            )
+            await submit(service, sent)
 
 
 async def _bill(service: Service, customer: str, amount: int, ledger: int = CREDITS) -> None:

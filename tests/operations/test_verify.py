@@ -327,6 +327,8 @@ async def test_only_what_is_the_customers_is_read(conn: Connection, verify: Veri
         "posted_equals_charged": 2,
         "postings_accounted": 0,
         "measurements_accounted": 2,
+        "levels_equal_measurements": 0,
+        "counters_stand": 0,
         "grants_accounted": 1,
         "holds_accounted": 0,
         "exchanges_accounted": 0,

@@ -57,9 +57,9 @@ bind-address = "127.0.0.1:{backup_port}"
 Found = TypeVar("Found")
 
 
-def program(name: str, package: str) -> str:
+def program(name: str, package: str, folder: str = "/usr/bin") -> str:
     """The path of a program of Debian's, installed if it is not there. Fails if it cannot be had."""
-    path = Path("/usr/bin") / name
+    path = Path(folder) / name
     if not path.exists():
         for step in (["update", "-q"], ["install", "-qy", "--no-install-recommends", package]):
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

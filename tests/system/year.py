@@ -146,10 +146,9 @@ class Pencil:
     def rise(self, project: str, meter: str, at: datetime) -> Fraction:
         value = running_total(project, meter, at)
         before_at, before = self.last.get((project, meter), (BEGIN, value))
-        if at < before_at:
-            return Fraction(0)
-        self.last[project, meter] = at, value
-        return Fraction(max(value - before, 0))
+        if at >= before_at:
+            self.last[project, meter] = at, value
+        return Fraction(value - before) if at >= before_at and value > before else Fraction(0)
 
     def use(self, customer: str, meter: str, kind: str, at: datetime, quantity: Fraction) -> None:
         since = max(since for since, _, _ in PRICES[meter, kind] if since <= at)

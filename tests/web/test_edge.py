@@ -52,6 +52,7 @@ ADMIN = {
     "GET /api/v1/test-clock",
     "PUT /api/v1/test-clock",
     "POST /logconfig",
+    "GET /api/v1/pulls",
     "GET /api/v1/readings",
     "GET /api/v1/readings/{reading_id}",
     "POST /api/v1/readings",

@@ -65,7 +65,7 @@ async def test_the_description_says_where_a_key_is_asked_for(service: Service, c
     asking_for_keys = {
         path for path, methods in document["paths"].items() if any("security" in m for m in methods.values())
     }
-    assert set(document["paths"]) - asking_for_keys == {"/ping", "/api/v1/health"}
+    assert set(document["paths"]) - asking_for_keys == {"/", "/ping", "/api/v1/health"}
     open_to_all = (await client.get("/openapi.json")).json()
     assert not any("security" in m for methods in open_to_all["paths"].values() for m in methods.values())
 

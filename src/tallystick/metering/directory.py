@@ -17,7 +17,6 @@ from psycopg import AsyncConnection
 
 from tallystick.customers.agents import blocked_agents
 from tallystick.customers.service import Customers
-from tallystick.database.binary import row_of, uuid_field
 from tallystick.database.queries import Queries
 from tallystick.kernel.calendar import month_of
 from tallystick.kernel.clock import Clock
@@ -37,9 +36,6 @@ STRIPES = 64
 
 MAX_STREAMS = 100_000
 """Streams kept in memory; beyond that the directory starts again empty."""
-
-MEASUREMENT_COLUMNS = 15
-"""That are written when a measurement is stored (``copy_measurements``)."""
 
 StreamKey = tuple[str, str, str, str, str, str]
 TotalKey = tuple[str, str, str, str, str]
@@ -115,7 +111,7 @@ class Stream:
         self.fold = fold_of(meter)
         self.scope = level_scope(meter, source, self.kind, self.resource, agent) if meter.fills_gaps else None
         self.id = derived_id("series", source, meter.key, self.kind, self.resource, agent)
-        self.row = row_of(MEASUREMENT_COLUMNS) + uuid_field(self.customer_bytes) + uuid_field(self.id.bytes)
+        self.row = f"{self.customer}\t{self.id}\t"
         """How the row of each of its measurements begins: customer and series."""
         self.counter: Place | None = None
         """Where a counter has its state; other meters with a state may have several."""
@@ -123,25 +119,12 @@ class Stream:
             self.counter = place_of(customer_id, counter_scope(meter, self.resource))
         self._window: Window | None = None
 
-    def window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:
+    def window(self, at: datetime, directory: Directory, zone: ZoneInfo) -> Window:
         """The window in which ``at`` lies. The last one is kept: usage mostly comes in the order of time."""
         window = self._window
         if window is None or not window.start <= at < window.end:
-            window = self._window = self._find_window(at, prices, zone)
+            window = self._window = directory.window(self, at, zone)
         return window
-
-    def _find_window(self, at: datetime, prices: PriceList, zone: ZoneInfo) -> Window:
-        month = month_of(at, zone)
-        found = prices.at(self.meter.key, self.kind, self.customer_id, at)
-        period = month.first_day.isoformat()
-        waiting = (self.customer, period, str(NIL), self.meter.key, self.kind)
-        return Window(
-            start=max(month.start, found.start) if found.start else month.start,
-            end=min(month.end, found.end) if found.end else month.end,
-            price=found.price,
-            total=(self.customer, period, str(found.price.id), self.meter.key, self.kind) if found.price else waiting,
-            waiting=waiting,
-        )
 
 
 @dataclass
@@ -156,13 +139,37 @@ class Directory:
     streams: dict[StreamKey, Stream] = field(default_factory=dict)
     stripes: dict[str, int] = field(default_factory=dict)
     """Of the streams' customers, by their keys."""
+    windows: dict[tuple[str, str, str], Window] = field(default_factory=dict)
+    """The last ones, by customer id, meter and kind: the streams of many resources share them."""
     counters: Memory = field(default_factory=Memory)
+
+    def window(self, stream: Stream, at: datetime, zone: ZoneInfo) -> Window:
+        """The window of a stream in which ``at`` lies."""
+        place = stream.customer, stream.meter.key, stream.kind
+        window = self.windows.get(place)
+        if window is None or not window.start <= at < window.end:
+            window = self.windows[place] = self._find_window(stream, at, zone)
+        return window
+
+    def _find_window(self, stream: Stream, at: datetime, zone: ZoneInfo) -> Window:
+        month = month_of(at, zone)
+        found = self.prices.at(stream.meter.key, stream.kind, stream.customer_id, at)
+        period = month.first_day.isoformat()
+        waiting = (stream.customer, period, str(NIL), stream.meter.key, stream.kind)
+        return Window(
+            start=max(month.start, found.start) if found.start else month.start,
+            end=min(month.end, found.end) if found.end else month.end,
+            price=found.price,
+            total=(*waiting[:2], str(found.price.id), *waiting[3:]) if found.price else waiting,
+            waiting=waiting,
+        )
 
     def remember(self, streams: dict[StreamKey, Stream]) -> None:
         """Keeps streams whose creation has been committed."""
         if len(self.streams) + len(streams) > MAX_STREAMS:
             self.streams.clear()
             self.stripes.clear()
+            self.windows.clear()
         self.streams.update(streams)
         self.stripes.update((key[0], stream.stripe) for key, stream in streams.items())
 

@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 import msgspec
 from psycopg import AsyncConnection
 
-from tallystick.database.binary import HEADER, TRAILER
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.ids import derived_id, measurement_key
@@ -146,14 +145,14 @@ class Intake:
         return streams, new
 
     def _entries(self, directory: Directory, streams: list[list[Stream | None]], batches: list[Batch]) -> list[Entry]:
-        prices, zone = directory.prices, self._zone
+        zone = self._zone
         return [
             Entry(
                 number,
                 measurement_key(measurement.source, measurement.sender_id),
                 measurement,
                 stream,
-                stream.window(measurement.at, prices, zone),
+                stream.window(measurement.at, directory, zone),
                 measurement.value,
             )
             for number, batch in enumerate(batches)
@@ -243,7 +242,7 @@ class Intake:
             derived_id("estimate", name).bytes,
             msgspec.structs.replace(cause.measurement, sender_id=name, at=at, value=change.after),
             stream,
-            stream.window(at, directory.prices, self._zone),
+            stream.window(at, directory, self._zone),
             EXACT.subtract(change.after, change.before),
             estimate_remark(stream.meter, change),
         )
@@ -283,11 +282,9 @@ class Intake:
         if not fresh:
             return
         async with conn.cursor() as cursor, cursor.copy(_SQL.copy_measurements) as copy:
-            await copy.write(HEADER)
             for start in range(0, len(fresh), ROWS_AT_ONCE):
                 await copy.write(rows_of(fresh[start : start + ROWS_AT_ONCE], now))
                 await _others_turn(len(fresh))
-            await copy.write(TRAILER)
 
 
 async def _others_turn(rows: int) -> None:
@@ -395,9 +392,9 @@ def _movements(totals: list[tuple[Decimal, list[Entry]]]) -> list[Movement]:
         if entries:
             first = entries[0]
             movement_id = usage_id(first.stream.payer.id, ledger, first.stream.customer_id, UUID(bytes=first.id))
-            movement_bytes = movement_id.bytes
+            movement_text = movement_id.hex
             for entry in entries:
-                entry.movement = movement_bytes
+                entry.movement = movement_text
             amount = sum([entry.amount or 0 for entry in entries])
             movements.append(Movement(movement_id, first.stream.payer, ledger, amount))
     return movements

@@ -12,14 +12,17 @@ limit :limit
 select true from series as s join measurements as m on m.customer_id = s.customer_id and m.series_id = s.id where s.meter = :key limit 1
 
 -- name: save_meter!
-insert into meters (key, kind, aggregation, on_drop, unit, name, description, on_gap, max_gap_hours, interval_minutes, created_at)
+insert into meters as m (
+    key, kind, aggregation, on_drop, unit, name, description, on_gap, max_gap_hours, interval_minutes, gaps_filled_since, created_at
+)
 values (
-    :key, :kind, :aggregation, :on_drop, :unit, :name, :description, :on_gap, :max_gap_hours, :interval_minutes, :now
+    :key, :kind, :aggregation, :on_drop, :unit, :name, :description, :on_gap, :max_gap_hours, :interval_minutes, :gaps_filled_since, :now
 )
 on conflict (key) do update set
     kind = excluded.kind, aggregation = excluded.aggregation, on_drop = excluded.on_drop,
     unit = excluded.unit, name = excluded.name, description = excluded.description,
-    on_gap = excluded.on_gap, max_gap_hours = excluded.max_gap_hours, interval_minutes = excluded.interval_minutes
+    on_gap = excluded.on_gap, max_gap_hours = excluded.max_gap_hours, interval_minutes = excluded.interval_minutes,
+    gaps_filled_since = coalesce(excluded.gaps_filled_since, m.gaps_filled_since)
 
 -- name: ensure_meters!
 insert into meters (key, kind, aggregation, on_drop, unit, name, description, created_at)
@@ -63,7 +66,7 @@ returning customer_id::text, period::text, price_id::text, meter, kind, quantity
 copy measurements (
     customer_id, series_id, id, at, recorded_at, period, sender_id, value, unit_price, quantity, remark,
     price_id, total_after, amount, transfer_id
-) from stdin (format binary)
+) from stdin
 
 -- name: note_unposted!
 -- Also locks the rows until this transaction ends, so that nobody posts a month without what was added to it here.

@@ -24,7 +24,7 @@ import msgspec
 from tallystick.kernel.errors import InvalidInput
 from tallystick.kernel.money import EXACT
 from tallystick.kernel.text import check_key, check_text
-from tallystick.metering.sources.line_protocol import canonical_series
+from tallystick.metering.sources.line_protocol import Series, canonical_series
 from tallystick.metering.sources.values import InvalidValue, Refused, check_value, parse_value
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -169,15 +169,9 @@ class Rule(msgspec.Struct, frozen=True):
         return all(matcher.accepts(labels) for matcher in self.matchers)
 
 
-class Mapped(msgspec.Struct, frozen=True, gc=False):
-    """What a series says of its measurements. ``text`` is its one canonical writing, that of the line protocol."""
+class Mapped(Series, frozen=True, gc=False):
+    """What a series says of its measurements by a rule, whose ``scale`` is None if it is 1."""
 
-    text: str
-    customer: str
-    meter: str
-    kind: str
-    resource: str
-    agent: str
     scale: Decimal | None
 
     def scaled(self, value: Decimal) -> Decimal:

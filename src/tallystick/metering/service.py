@@ -211,15 +211,19 @@ class Meters:
         _check(meter)
         await self._pricing.change(conn)
         stands = await self.find(conn, meter.key)
-        if stands and _counting(stands) != _counting(meter) and await self._in_use(conn, meter.key):
+        in_use = stands is not None and await self._in_use(conn, meter.key)
+        if stands and in_use and _counting(stands) != _counting(meter):
             fixed = f"{', '.join(_COUNTING[:-1])} and {_COUNTING[-1]}"
             raise Conflict(f"meter {meter.key!r} has measurements: its {fixed} cannot change", field="kind")
-        if stands and stands.fills_gaps > meter.fills_gaps and await self._in_use(conn, meter.key):
+        if stands and in_use and stands.fills_gaps > meter.fills_gaps:
             raise Conflict(
                 f"meter {meter.key!r} has measurements, whose gaps are filled: its on_gap cannot become free",
                 field="on_gap",
             )
-        await conn.execute(_SQL.save_meter, {**_fields(meter), "now": self._clock.now()})
+        now = self._clock.now()
+        begins = stands is not None and in_use and stands.fills_gaps < meter.fills_gaps
+        times = {"now": now, "gaps_filled_since": now if begins else None}
+        await conn.execute(_SQL.save_meter, _fields(meter) | times)
         return meter
 
     async def find(self, conn: AsyncConnection, key: str) -> Meter | None:

@@ -20,7 +20,8 @@ BEHIND_SECONDS = 60
 """A ledger outside of the database is late if a promise has waited longer than this."""
 
 Status = Literal["healthy", "degraded", "unhealthy"]
-"""``degraded``: usage is taken in, but a ledger outside of the database is away or has refused something."""
+"""``degraded``: usage is taken in, but a ledger outside of the database is away or has refused something, or the broker
+is away, and events wait for it."""
 
 
 class DatabaseHealth(TypedDict, total=False):
@@ -48,13 +49,23 @@ class LedgerHealth(TypedDict):
     refused: int
 
 
+class EventsHealth(TypedDict):
+    """``degraded`` while the broker does not answer this process."""
+
+    status: Status
+
+
 class Condition(TypedDict):
-    """What ``GET /api/v1/health`` answers. ``ledger`` is missing where the database itself is the ledger."""
+    """What ``GET /api/v1/health`` answers.
+
+    ``ledger`` is missing where the database itself is the ledger, ``events`` where there is no broker.
+    """
 
     status: Status
     database: DatabaseHealth
     intake: IntakeHealth
     ledger: NotRequired[LedgerHealth]
+    events: NotRequired[EventsHealth]
 
 
 @runtime_checkable
@@ -66,11 +77,21 @@ class Lagging(Protocol):
     async def lag(self, conn: Connection) -> Lag: ...
 
 
+class Reached(Protocol):
+    """Something outside that may be away."""
+
+    @property
+    def away(self) -> bool: ...
+
+
 class Health:
     """Looks after what the service cannot do without."""
 
-    def __init__(self, intake: IntakeQueue, ledger: Ledger | Lagging | None = None) -> None:
+    def __init__(
+        self, intake: IntakeQueue, ledger: Ledger | Lagging | None = None, broker: Reached | None = None
+    ) -> None:
         self._intake = intake
+        self._broker = broker
         self._ledger = ledger if isinstance(ledger, Lagging) else None
 
     async def check(self, pool: Pool) -> Condition:
@@ -84,6 +105,10 @@ class Health:
         if self._ledger is not None and database["status"] == "healthy":
             condition["ledger"] = await _look_at(self._ledger, pool)
             condition["status"] = condition["ledger"]["status"]
+        if self._broker is not None:
+            condition["events"] = {"status": "degraded" if self._broker.away else "healthy"}
+            if condition["status"] == "healthy":
+                condition["status"] = condition["events"]["status"]
         return condition
 
 

@@ -38,8 +38,9 @@ from tallystick.ledger.tigerbeetle.promises import Lag
 from tallystick.metering.pulls import Pulls
 from tallystick.metering.service import IntakeQueue
 from tallystick.metering.sources.prometheus import Reader
-from tallystick.operations.health import PATIENCE_SECONDS, Lagging
+from tallystick.operations.health import PATIENCE_SECONDS, Lagging, Reached
 from tallystick.operations.traffic import Traffic
+from tallystick.outbox import service as outbox
 
 _SQL = Queries(Path(__file__).with_name("metrics.sql"))
 
@@ -155,6 +156,22 @@ def pull_lag(clock: Clock, pulls: Pulls) -> Source:
         for progress in await pulls.all(conn):
             lag.add_metric([progress.source], max(0, (now - progress.until) // timedelta(seconds=1)))
         return [lag]
+
+    return source
+
+
+def outbox_lag(clock: Clock, broker: Reached | None) -> Source:
+    """How far the broker is behind; nothing where there is none."""
+
+    async def source(conn: Connection) -> list[Metric]:
+        if broker is None:
+            return []
+        lag = await outbox.lag(conn, clock.now())
+        return [
+            _gauge("tallystick_broker_up", "Whether the broker answers this process.", int(not broker.away)),
+            _gauge("tallystick_outbox_lag_seconds", "Age of the oldest event that waits.", lag.oldest_seconds),
+            _gauge("tallystick_outbox_waiting_events", f"Events that wait, up to {outbox.MAX_COUNTED}.", lag.waiting),
+        ]
 
     return source
 

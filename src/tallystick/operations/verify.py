@@ -34,7 +34,9 @@ from tallystick.operations.findings import (
     Verdict,
     money,
 )
+from tallystick.operations.verify_counters import CountersProof
 from tallystick.operations.verify_ledger import LedgerProof, balances_elsewhere, standstill
+from tallystick.operations.verify_levels import LevelsProof
 from tallystick.operations.verify_postings import PostingsProof
 from tallystick.operations.verify_records import RecordsProof
 from tallystick.pricing.functions import PriceFunction
@@ -56,6 +58,8 @@ CHECKS = {
     "posted_equals_charged": "usage transfers",
     "postings_accounted": "postings and their lines",
     "measurements_accounted": "measurements",
+    "levels_equal_measurements": "levels of gauges",
+    "counters_stand": "counters",
     "grants_accounted": "customers' assets",
     "holds_accounted": "holds",
     "exchanges_accounted": "exchanges",
@@ -106,6 +110,8 @@ class Verify:
         await ledger.usage()
         await PostingsProof(run, prices).postings()
         await usage.measurements()
+        await LevelsProof(run, prices).levels()
+        await CountersProof(run).counters()
         await ledger.grants()
         await records.movements()
         await records.milestones()

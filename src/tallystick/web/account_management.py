@@ -146,7 +146,7 @@ async def create_account(body: NewAccount, service: Serving) -> AccountShown:
     new = NewCustomer(str(account_id), body.name, body.email, region=body.region, vip=body.vip)
     try:
         async with transaction(service) as conn:
-            return _account(await service.customers.create(conn, new, account_id))
+            return _account(await service.accounts.create(conn, new, account_id))
     except EmailTaken:
         raise BadAccount("E-mail already used", field="email") from None
 
@@ -157,21 +157,18 @@ async def change_account(account_id: UUID, body: AccountChange, service: Serving
     try:
         async with transaction(service) as conn:
             key = (await _account_of(service, conn, account_id)).key
-            return _account(await service.customers.change(conn, key, CustomerChange(**body.model_dump())))
+            return _account(await service.accounts.change(conn, key, CustomerChange(**body.model_dump())))
     except EmailTaken:
         raise BadAccount("E-mail already used", field="email") from None
 
 
 @router.delete(
-    "/accounts/{account_id}", status_code=202, responses={204: {"description": "There is none"}, **_refuses()}
+    "/accounts/{account_id}", status_code=202, response_class=Response, responses={204: {"description": "There is none"}, **_refuses()}
 )
 async def delete_account(account_id: UUID, service: Serving) -> Response:
     """Deletes an account and its agents. What it used and paid stays in the books."""
     async with transaction(service) as conn:
-        await service.pricing.change(conn)
-        deleted = await service.customers.delete(conn, [account_id])
-        if deleted:
-            await service.agents.delete_all(conn, [account_id])
+        deleted = await service.accounts.delete(conn, account_id)
     return Response(status_code=202 if deleted else 204)
 
 
@@ -185,14 +182,12 @@ async def report_account(account_id: UUID, service: Serving) -> Report:
     return Report(**account.model_dump(), agents=[_agent(agent) for agent in agents])
 
 
-@router.post("/accounts/clear", status_code=202, responses=_refuses())
-@router.post("/dev/erase_db", status_code=202, responses=_refuses())
+@router.post("/accounts/clear", status_code=202, response_class=Response, responses=_refuses())
+@router.post("/dev/erase_db", status_code=202, response_class=Response, responses=_refuses())
 async def erase_accounts(service: Serving) -> Response:
     """Deletes all accounts and agents. The books stay, under ids that name nobody."""
     async with transaction(service) as conn:
-        await service.pricing.change(conn)
-        await service.agents.delete_all(conn, None)
-        await service.customers.delete(conn, None)
+        await service.accounts.erase(conn)
     return Response(status_code=202)
 
 
@@ -226,7 +221,7 @@ async def create_agent(account_id: UUID, body: NewAgent, service: Serving) -> Ag
     try:
         async with transaction(service) as conn:
             await _account_of(service, conn, account_id)
-            return _agent(await service.agents.create(conn, account_id, body.email, body.name))
+            return _agent(await service.accounts.create_agent(conn, account_id, body.email, body.name))
     except EmailTaken:
         raise _email_used(body.email) from None
 
@@ -236,34 +231,31 @@ async def change_agent(account_id: UUID, agent_id: UUID, body: AgentChange, serv
     """Changes what is given of an agent."""
     try:
         async with transaction(service) as conn:
-            await service.pricing.change(conn)  # a blocked agent is known by its e-mail
             await _agent_of(service, conn, account_id, agent_id)
-            return _agent(await service.agents.change(conn, agent_id, body.email, body.name))
+            return _agent(await service.accounts.change_agent(conn, agent_id, body.email, body.name))
     except EmailTaken:
         raise _email_used(body.email or "") from None
 
 
 @router.delete(
     "/accounts/{account_id}/agents/{agent_id}",
-    status_code=202,
+    status_code=202, response_class=Response,
     responses={204: {"description": "There is none"}, **_refuses()},
 )
 async def delete_agent(account_id: UUID, agent_id: UUID, service: Serving) -> Response:
     """Deletes an agent of an account."""
     async with transaction(service) as conn:
-        await service.pricing.change(conn)
-        agent = await service.agents.delete(conn, agent_id)
+        agent = await service.accounts.delete_agent(conn, agent_id)
         if agent is not None and agent.customer_id != account_id:
             raise BadAccount(f"Agent {agent_id} belongs to another account", field="agent_id")
     return Response(status_code=202 if agent else 204)
 
 
-@router.post("/agents/clear", status_code=202, responses=_refuses())
+@router.post("/agents/clear", status_code=202, response_class=Response, responses=_refuses())
 async def erase_agents(service: Serving) -> Response:
     """Deletes all agents of all accounts."""
     async with transaction(service) as conn:
-        await service.pricing.change(conn)
-        await service.agents.delete_all(conn, None)
+        await service.accounts.erase_agents(conn)
     return Response(status_code=202)
 
 
@@ -277,16 +269,16 @@ async def find_agent(email: Annotated[Key, Path()], service: Serving) -> AgentSh
             raise NotFound(f"Agent {email} not found", field="email") from None
 
 
-@router.post("/agents/block_agent/{agent_id}", status_code=202, responses=_refuses(404))
+@router.post("/agents/block_agent/{agent_id}", status_code=202, response_class=Response, responses=_refuses(404))
 async def block_agent(agent_id: UUID, service: Serving) -> Response:
     """From now on what the agent uses is kept and not charged."""
-    return await _done_to(agent_id, service, service.blocking.block)
+    return await _done_to(agent_id, service, service.accounts.block)
 
 
-@router.post("/agents/unblock_agent/{agent_id}", status_code=202, responses=_refuses(404))
+@router.post("/agents/unblock_agent/{agent_id}", status_code=202, response_class=Response, responses=_refuses(404))
 async def unblock_agent(agent_id: UUID, service: Serving) -> Response:
     """From now on what the agent uses is charged again."""
-    return await _done_to(agent_id, service, service.blocking.unblock)
+    return await _done_to(agent_id, service, service.accounts.unblock)
 
 
 async def _done_to(

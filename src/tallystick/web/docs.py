@@ -54,6 +54,14 @@ PAGE = """\
 
 START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
 
+_SCHEMES = {
+    Demand.TOKEN: ("token",),
+    Demand.CUSTOMER_TOKEN: ("token",),
+    Demand.ACCOUNT_TOKEN: ("account_token",),
+    Demand.SECOND_FACTOR: ("account_token", "second_factor"),
+}
+"""What a caller shows where it is no key."""
+
 _TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
 
 PROBLEM: dict[str, Any] = {
@@ -117,11 +125,12 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer"},
         "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "account_token": {"type": "apiKey", "in": "header", "name": "X-Token"},
+        "second_factor": {"type": "apiKey", "in": "header", "name": "TWO-FA"},
     }
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             demand = demand_of(settings, method.upper(), path)
             if demand is not Demand.NOTHING:
-                by_token = demand in (Demand.TOKEN, Demand.CUSTOMER_TOKEN)
-                operation["security"] = [{"token" if by_token else "key": []}]
+                operation["security"] = [dict.fromkeys(_SCHEMES.get(demand, ("key",)), [])]
     return document

@@ -73,7 +73,7 @@ class CustomerWithBalances(CustomerShown):
 async def create_customer(body: CustomerAsked, service: Serving) -> CustomerWithBalances:
     """Creates a customer. Usage of an unknown key creates one too, postpaid."""
     async with transaction(service) as conn:
-        customer = await service.customers.create(conn, NewCustomer(**body.model_dump()))
+        customer = await service.accounts.create(conn, NewCustomer(**body.model_dump()))
     return _with_balances(customer, [])
 
 

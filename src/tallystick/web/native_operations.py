@@ -38,11 +38,16 @@ class LedgerShown(Shown):
     refused: int
 
 
+class EventsShown(Shown):
+    status: Status
+
+
 class Health(Shown):
     status: Status
     database: DatabaseShown
     intake: IntakeShown
     ledger: LedgerShown | None = None
+    events: EventsShown | None = None
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})

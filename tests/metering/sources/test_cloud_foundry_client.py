@@ -18,8 +18,8 @@ from tallystick.metering.sources.cloud_foundry_client import (
 )
 from tallystick.metering.sources.cloud_foundry_wire import App, PlatformRefuses, reason
 from tallystick.metering.sources.sweep import Failure
-from tests.doubles.capi import CLIENT_SECRET, Capi
-from tests.metering.sources.platforms import Time, account_of, by_resource, put_platform, sweep_of
+from tests.doubles.capi import CLIENT_SECRET, EXPIRES_IN, SCOPE, Capi
+from tests.metering.sources.platforms import Time, account_of, by_resource, put_platform, source_of, sweep_of
 
 ALL = {"app-1", "app-2", "app-3", "app-4", "app-5", "svc-1"}
 
@@ -82,6 +82,26 @@ async def test_a_token_without_an_end_is_kept_until_it_is_refused(capi: Capi, ti
     capi.tell("when", path="/v3/apps", times=1, status=429, headers={"Retry-After": "400"})
     assert set(by_resource(await sweep_of(capi, time))) == ALL
     assert len(capi.asked("/oauth/token")) == 1
+
+
+async def test_a_sweep_leaves_its_token_to_the_next(capi: Capi, time: Time) -> None:
+    source = source_of(capi, time)
+    for tokens, seconds in ((1, EXPIRES_IN - 31), (1, 1), (2, 0)):
+        assert set(by_resource(await source.sweep())) == ALL
+        assert len(capi.asked("/oauth/token")) == tokens
+        time.seconds += seconds
+    capi.tell("expire")
+    sweep = await source.sweep()
+    assert (set(by_resource(sweep)), sweep.failures, len(capi.asked("/oauth/token"))) == (ALL, [], 3)
+
+
+async def test_a_token_that_does_not_show_everything_is_not_kept(capi: Capi) -> None:
+    """Who is given the authority meanwhile need not wait until it expires."""
+    source = source_of(capi)
+    capi.tell("set", scope="cloud_controller.read")
+    assert len([await source.sweep() for _ in range(2)]) == len(capi.asked("/oauth/token")) == 2
+    capi.tell("set", scope=SCOPE)
+    assert len([await source.sweep() for _ in range(2)]) + 1 == len(capi.asked("/oauth/token")) == 3
 
 
 async def test_a_new_token_that_is_refused_too_ends_the_list(capi: Capi) -> None:

@@ -252,3 +252,27 @@ def test_the_fields_of_all_parts_count_together() -> None:
         wire.read_v1(message, budget)
     with pytest.raises(TooLarge):
         wire.read_v2(b"\x0a\x0b" + b"\x00" * 11, [""], Budget(10))
+
+
+@given(st.lists(st.sampled_from([0, 1, 100, 127, 128, 129, 16_383, 16_384, 20_000]), max_size=6), st.integers(0, 6))
+def test_series_of_any_length_are_found_before_and_after_what_is_none(lengths: list[int], metadata_at: int) -> None:
+    """Those with which a request begins are taken apart in a quicker way."""
+    series = [bytes([number]) * length for number, length in enumerate(lengths)]
+    parts = [b"\x0a" + varint(len(each)) + each for each in series]
+    parts.insert(metadata_at, b"\x1a\x02\x10\x01")
+    body = b"".join(parts)
+    assert wire.series_of_v1(body, Budget()) == series
+    assert wire.series_of_v1(body, Budget(len(parts))) == series
+    with pytest.raises(TooLarge):
+        wire.series_of_v1(body, Budget(len(parts) - 1))
+    for cut_off in (b"\x0a", b"\x0a\x01", b"\x0a\x80", b"\x0a\x80\x01", b"\x0a\x80\x01" + bytes(127)):
+        with pytest.raises(MalformedMessage):
+            wire.series_of_v1(body + cut_off, Budget())
+
+
+def varint(number: int) -> bytes:
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])

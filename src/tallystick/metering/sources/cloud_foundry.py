@@ -22,6 +22,7 @@ from tallystick.metering.paths import ORPHANS, PLATFORM_ROOT, path_below
 from tallystick.metering.sources.cloud_foundry_client import (
     Account,
     Beside,
+    Kept,
     Limits,
     Listing,
     Platform,
@@ -69,13 +70,14 @@ class CloudFoundry:
         self._account = account
         self._limits = limits or Limits()
         self._waiting = waiting or Waiting()
+        self._kept = Kept()
 
     async def sweep(self) -> Sweep:
         """All apps and services. If one of the two meters cannot be read, the other stands.
 
         Raises ``PlatformUnavailable`` or ``PlatformRefuses`` if the platform gives no token.
         """
-        async with open_platform(self._account, self._limits, self._waiting) as platform:
+        async with open_platform(self._account, self._limits, self._waiting, self._kept) as platform:
             await platform.sign_in()
             parts = await asyncio.gather(_sweep_apps(platform), _sweep_services(platform))
         items = [item for part in parts for item in part.items]
@@ -92,7 +94,7 @@ class CloudFoundry:
         Raises ``NotFound`` if there is none, ``PlatformUnavailable``, ``PlatformRefuses``.
         """
         if _GUID.fullmatch(guid):
-            async with open_platform(self._account, self._limits, self._waiting) as platform:
+            async with open_platform(self._account, self._limits, self._waiting, self._kept) as platform:
                 found = await platform.single(f"/v3/apps/{guid}", App, _INCLUDE)
             if found is not None:
                 return _app_item(ONE_OFF, found[0], PRESENT, _Places(found[1]).of(found[0]))

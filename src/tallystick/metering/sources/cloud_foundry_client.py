@@ -1,8 +1,9 @@
 """Asking a Cloud Foundry platform: with a service account's token, patiently, and within limits.
 
 A platform is asked for as long as one sweep takes. Tokens are got where its root document says, by client credentials
-(RFC 6749, 4.4), and anew when they expire or are not accepted any more. Lists are read page by page. A list may change
-meanwhile: what is on two pages counts once, and a list that did not stand still is read once more.
+(RFC 6749, 4.4), and anew when they expire or are not accepted any more; one sweep leaves its token to the next. Lists
+are read page by page. A list may change meanwhile: what is on two pages counts once, and a list that did not stand
+still is read once more.
 """
 
 from __future__ import annotations
@@ -92,6 +93,14 @@ class Waiting:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     monotonic: Callable[[], float] = time.monotonic
     jitter: Callable[[int], int] = secrets.randbelow
+
+
+@dataclass(slots=True)
+class Kept:
+    """What one sweep leaves to the next: its token, if that shows everything. Another one, got anew, may show more."""
+
+    token: wire.Token | None = None
+    until: float | None = None
 
 
 def check_api_url(url: str) -> str:
@@ -187,7 +196,9 @@ def _decode(raws: Iterable[msgspec.Raw], decoder: msgspec.json.Decoder[Shape], i
 
 
 @asynccontextmanager
-async def open_platform(account: Account, limits: Limits, waiting: Waiting) -> AsyncIterator[Platform]:
+async def open_platform(
+    account: Account, limits: Limits, waiting: Waiting, kept: Kept | None = None
+) -> AsyncIterator[Platform]:
     """A connection to the platform for one sweep: the time for it all runs from now on."""
     is_plain = account.api_url.startswith("http:")
     async with httpx.AsyncClient(
@@ -196,19 +207,19 @@ async def open_platform(account: Account, limits: Limits, waiting: Waiting) -> A
         trust_env=not is_plain,
         verify=_trusted(),
     ) as http:
-        yield Platform(http, account, limits, waiting)
+        yield Platform(http, account, limits, waiting, kept or Kept())
 
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """Whom to believe. Reading all those certificates takes longer than a sweep of a small platform: it is done once."""
+    """Whom to believe. To read all those certificates takes longer than to sweep a small platform: it is done once."""
     return httpx.create_ssl_context()
 
 
 class Platform:
     """The platform while it is swept."""
 
-    def __init__(self, http: httpx.AsyncClient, account: Account, limits: Limits, waiting: Waiting) -> None:
+    def __init__(self, http: httpx.AsyncClient, account: Account, limits: Limits, waiting: Waiting, kept: Kept) -> None:
         self._http = http
         self._account = account
         self._api = account.api_url.rstrip("/")
@@ -217,8 +228,8 @@ class Platform:
         self._deadline = waiting.monotonic() + limits.total_seconds
         self._signing_in = asyncio.Lock()
         self._token_url: str | None = None
-        self._token: wire.Token | None = None
-        self._token_until: float | None = None
+        self._kept = kept
+        self._token, self._token_until = kept.token, kept.until
 
     @property
     def shows_everything(self) -> bool:
@@ -339,6 +350,8 @@ class Platform:
         self._token, self._token_until = token, None
         if token.expires_in is not None:
             self._token_until = self._waiting.monotonic() + token.expires_in - EXPIRY_MARGIN_SECONDS
+        if self.shows_everything:
+            self._kept.token, self._kept.until = self._token, self._token_until
         return token
 
     async def _find_token_url(self) -> str:

@@ -33,7 +33,8 @@ MAX_LINE_CHARACTERS = 1 << 18
 """Length of one line. InfluxDB takes 64 KiB of measurement and tags, and as much for each string."""
 
 MAX_NATURAL_KEY_CHARACTERS = 512
-"""Longest series with timestamp that is used as the sender's id as it is; of a longer one, its hash is."""
+"""Longest natural key, which is the series with its timestamp, that is the sender's id as it is; of a longer one, its
+BLAKE2b-256 is. Every source of series names its points like this."""
 
 MAX_KNOWN_SERIES = 65_536
 """Series that are remembered, about 1 KiB each. Exporters send the same ones again and again."""
@@ -105,7 +106,11 @@ class LineMapping(msgspec.Struct, frozen=True, cache_hash=True):
 _DEFAULT_MAPPING = LineMapping()
 
 
-class _Series(msgspec.Struct, frozen=True, gc=False):
+Time = tuple[datetime, str]
+"""An instant, and how it stands at the end of a natural key."""
+
+
+class Series(msgspec.Struct, frozen=True, gc=False):
     """What measurement and tags say, and their one canonical writing."""
 
     text: str
@@ -138,17 +143,22 @@ def read(
         raise TooLarge(f"the body must have at most {max_lines} lines")
     unit = NANOSECONDS[precision]
     received_ns = (received_at - _EPOCH) // _MICROSECOND * 1000
+    times: dict[str, Time] = {}  # by timestamp: most lines of a body share theirs
     batch = Batch(SOURCE, [], [], [])
-    for index, record in _records(body.decode(errors="surrogateescape")):
+    text = body.decode(errors="surrogateescape")
+    is_clean = "\0" not in text and is_unicode(text)
+    for index, record in _records(text):
         line = record.strip(_BLANKS)
         if not line or line[0] == "#":
             continue
         try:
-            _check_line(line)
+            if not is_clean or len(line) > MAX_LINE_CHARACTERS:
+                _check_line(line)
             series, number, timestamp = _read_line(line, mapping)
             value = _number(number, mapping.field)
-            at_ns = _nanoseconds(timestamp, unit) if timestamp else received_ns
-            measurement = _measurement(series, at_ns, value)
+            if (time := times.get(timestamp)) is None:
+                time = times[timestamp] = time_of(_nanoseconds(timestamp, unit) if timestamp else received_ns)
+            measurement = measurement_of(series, time, value)
         except InvalidInput as refusal:
             raw = record.encode(errors="surrogateescape")
             unreadable = Unreadable(index, raw, refusal.code, refusal.detail, reader(precision))
@@ -199,7 +209,7 @@ def _check_line(line: str) -> None:
         raise TextNotStorable("a line must be UTF-8")
 
 
-def _read_line(line: str, mapping: LineMapping) -> tuple[_Series, str, str]:
+def _read_line(line: str, mapping: LineMapping) -> tuple[Series, str, str]:
     """The series in ``line``, its value as it is written, and its timestamp or nothing.
 
     Raises ``InvalidInput`` where the line leaves the grammar, or if it lacks a part.
@@ -219,7 +229,7 @@ def _read_line(line: str, mapping: LineMapping) -> tuple[_Series, str, str]:
 
 
 @lru_cache(MAX_KNOWN_SERIES)
-def _known_series(key: str, mapping: LineMapping) -> _Series | None:
+def _known_series(key: str, mapping: LineMapping) -> Series | None:
     """The series in a key without escapes, read by splitting; None if there is any doubt."""
     measurement, *pairs = key.split(",")
     if not measurement or "\\" in key:
@@ -237,7 +247,7 @@ def _known_series(key: str, mapping: LineMapping) -> _Series | None:
     )
 
 
-def _parse_series(line: str, mapping: LineMapping) -> tuple[_Series, int]:
+def _parse_series(line: str, mapping: LineMapping) -> tuple[Series, int]:
     """The series of any line, and where it ends."""
     match = _MEASUREMENT_AT.match(line)
     if not match:
@@ -286,8 +296,8 @@ def _invalid(rule: str, position: int) -> Refused:
     return Refused("invalid_line", f"{rule} (character {position + 1})")
 
 
-def _series(measurement: str, tags: dict[str, str], mapping: LineMapping, text: str) -> _Series:
-    return _Series(
+def _series(measurement: str, tags: dict[str, str], mapping: LineMapping, text: str) -> Series:
+    return Series(
         text=text,
         customer=_required(tags, mapping.customer_tag),
         meter=check_key(measurement, "measurement"),
@@ -319,24 +329,20 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(r"\1", text) if "\\" in text else text
 
 
-def _measurement(series: _Series, at_ns: int, value: Decimal) -> Measurement:
+def measurement_of(series: Series, time: Time, value: Decimal) -> Measurement:
+    """A point of a series, by its natural key."""
+    at, stamp = time
+    key = series.text + stamp
+    if len(key) > MAX_NATURAL_KEY_CHARACTERS:
+        key = blake2b(key.encode(), digest_size=32).hexdigest()
     return Measurement(
-        SOURCE,
-        natural_key(series.text, at_ns),
-        series.customer,
-        series.meter,
-        instant_of(at_ns),
-        value,
-        series.kind,
-        series.resource,
-        series.agent,
+        SOURCE, key, series.customer, series.meter, at, value, series.kind, series.resource, series.agent
     )
 
 
-def natural_key(series: str, at_ns: int) -> str:
-    """The natural key of a point, which every source of series uses as the sender's id; or its BLAKE2b-256."""
-    key = f"{series} {at_ns}"
-    return key if len(key) <= MAX_NATURAL_KEY_CHARACTERS else blake2b(key.encode(), digest_size=32).hexdigest()
+def time_of(at_ns: int) -> Time:
+    """An instant as the points at it share it. Raises ``Refused`` outside the years that are taken."""
+    return instant_of(at_ns), f" {at_ns}"
 
 
 def _nanoseconds(timestamp: str, unit: int) -> int:
@@ -360,7 +366,7 @@ def _number(text: str, field: str) -> Decimal:
     """The value of a float (``1.5``), integer (``1i``) or unsigned (``1u``) field, exactly."""
     if text[0] == '"':
         raise Refused("invalid_value", f"{field} must be a number and not a string", field=field)
-    if _BOOLEAN.fullmatch(text):
+    if text[0] in "tTfF" and _BOOLEAN.fullmatch(text):
         raise Refused("invalid_value", f"{field} must be a number and not a boolean", field=field)
     if text[-1] in "iu" and _NUMBER.fullmatch(text):
         text = text[:-1]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Iterable
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
@@ -26,9 +25,8 @@ from tallystick.kernel.errors import InvalidInput, TooLarge
 from tallystick.kernel.text import is_unicode
 from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.series import Mapped, Rule, SeriesMap, map_series
-from tallystick.metering.sources import line_protocol
 from tallystick.metering.sources import prometheus_wire as wire
-from tallystick.metering.sources.line_protocol import MAX_NATURAL_KEY_CHARACTERS, instant_of, natural_key
+from tallystick.metering.sources.line_protocol import Time, measurement_of, time_of
 from tallystick.metering.sources.prometheus_wire import Budget, MalformedMessage, TimeSeries
 from tallystick.metering.sources.values import Refused, parse_value
 
@@ -51,9 +49,6 @@ MAX_SAMPLES: Final = 50_000
 
 STALE: Final = bytes.fromhex("020000000000f07f")
 """The bytes of the NaN which says that a series has ended."""
-
-_SAME_AS_THIS: Final = line_protocol.SOURCE
-"""What measurements have as their source, as ``/write`` has it."""
 
 _DOUBLE = struct.Struct("<d")
 _LEAST_PLAIN, _LEAST_WITH_EXPONENT = 1e-4, 1e16
@@ -217,7 +212,7 @@ class _Request:
         self._reader = reader
         self._max_samples = max_samples
         self._characters = MAX_LABEL_CHARACTERS
-        self._times: dict[bytes | int, tuple[datetime, str]] = {}
+        self._times: dict[bytes | int, Time] = {}
 
     def take_known(self, message: bytes) -> bool:
         """Takes in a series of 1.0 that is labels and one sample, without decoding it; False if it is anything else."""
@@ -226,7 +221,7 @@ class _Request:
             return False
         try:
             found = self._reader.find_part(part, self)
-            at, stamp = self._times.get(message[-6:]) or self._time_in(message[-6:])
+            time = self._times.get(message[-6:]) or self._time_in(message[-6:])
         except (KeyError, Refused):
             return False
         received = self.received
@@ -242,7 +237,7 @@ class _Request:
             except InvalidInput:
                 return False
             batch = received.batch
-            batch.measurements.append(_measurement(found, at, stamp, value))
+            batch.measurements.append(measurement_of(found, time, value))
             batch.indexes.append(received.samples)
         received.samples += 1
         if received.samples > self._max_samples:
@@ -309,19 +304,18 @@ class _Request:
         if isinstance(found, Unmappable):
             raise Refused(found.code, found.detail)
         number = found.scaled(parse_value(value))
-        return _measurement(found, *(self._times.get(milliseconds) or self._time(milliseconds)), number)
+        return measurement_of(found, self._times.get(milliseconds) or self._time(milliseconds), number)
 
-    def _time_in(self, varint: bytes) -> tuple[datetime, str]:
+    def _time_in(self, varint: bytes) -> Time:
         milliseconds = wire.timestamp_of(varint)
         if milliseconds is None:
             raise KeyError
         time = self._times[varint] = self._time(milliseconds)
         return time
 
-    def _time(self, milliseconds: int) -> tuple[datetime, str]:
-        """A timestamp as an instant, and as the end of a natural key. The samples of a scrape share theirs."""
-        at_ns = milliseconds * 1_000_000
-        time = self._times[milliseconds] = instant_of(at_ns), f" {at_ns}"
+    def _time(self, milliseconds: int) -> Time:
+        """What the samples of a scrape share."""
+        time = self._times[milliseconds] = time_of(milliseconds * 1_000_000)
         return time
 
     def spend_characters(self, count: int) -> None:
@@ -334,15 +328,6 @@ class _Request:
         """Raises ``TooLarge``."""
         if self.received.samples + self.received.histograms > self._max_samples:
             raise TooLarge(f"a request must have at most {self._max_samples} samples")
-
-
-def _measurement(mapped: Mapped, at: datetime, stamp: str, value: Decimal) -> Measurement:
-    key = mapped.text + stamp
-    if len(key) > MAX_NATURAL_KEY_CHARACTERS:
-        key = natural_key(mapped.text, int(stamp))
-    return Measurement(
-        _SAME_AS_THIS, key, mapped.customer, mapped.meter, at, value, mapped.kind, mapped.resource, mapped.agent
-    )
 
 
 def _shortest(value: bytes) -> str:
