@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tallystick.billing.agreements import Agreements, Tiers
 from tallystick.billing.bills import Bills
+from tallystick.billing.grant_ends import GrantEnds
 from tallystick.billing.instructions import Instructions
 from tallystick.billing.payers import Payers
 from tallystick.billing.platform_ledger import PlatformLedger
@@ -261,8 +262,9 @@ def _assemble(
     intake = IntakeQueue(pool, Intake(clock, settings.zone, Directories(clock, pricing, customers), wallets))
     asked = _asked(settings, clock, pool, intake, customers)
     orders = _orders(clock, pool, customers, ledger, wallets)
-    due = Dues(pool, clock, {"agreements": orders.agreements, "grants": orders.grants, "holds": orders.holds})
     postings = Postings(pool, clock, settings.zone, pricing, wallets)
+    grant_ends = GrantEnds(orders.grants, postings)
+    due = _dues(pool, clock, orders, postings)
     jobs = _jobs(settings, clock, pool, asked.readings, asked.pulls, postings)
     timetable = Timetable(_schedule(settings), settings.zone)
     return Service(
@@ -395,6 +397,12 @@ def _messaging(settings: Settings, pool: Pool, accounts: Accounts, url: str) -> 
 def _schedule(settings: Settings) -> list[Entry]:
     """Where no Prometheus is to be asked, nobody is woken every hour to ask none."""
     return [entry for entry in SCHEDULE if entry.job != pulling.NAME or settings.prometheus_url is not None]
+
+
+def _dues(pool: Pool, clock: Clock, orders: _Orders, postings: Postings) -> Dues:
+    """What has a time of its own."""
+    ends = GrantEnds(orders.grants, postings)
+    return Dues(pool, clock, {"agreements": orders.agreements, "grants": ends, "holds": orders.holds})
 
 
 def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings, pulls: Pulls, postings: Postings) -> Jobs:

@@ -15,6 +15,8 @@ from tallystick.jobs.posting import PostUsage
 from tallystick.kernel.calendar import month_before, parse_month
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import InvalidInput, NotFound
+from tallystick.kernel.ids import new_id
+from tallystick.ledger.grant_model import GrantCredits
 from tallystick.metering.model import Meter
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
@@ -137,6 +139,51 @@ async def test_the_real_value_that_replaces_an_estimate_after_its_month_was_post
     await service.postings.post(MARCH)
     assert [(one.number, one.amount) for one in await postings(service, ada)] == [(1, -8 * CREDIT), (0, 34 * CREDIT)]
     assert (await balance(service, ada)).used == 26 * CREDIT
+
+
+@pytest.mark.parametrize("end", [datetime(2026, 3, 25, 4, tzinfo=UTC), MARCH.end], ids=["within", "month's end"])
+async def test_a_grant_that_ends_pays_for_what_was_used_before(
+    service: Service, clock: TestClock, ada: str, end: datetime
+) -> None:
+    """Else what was used of its last month would be owed, and the credits that it was granted for it would expire."""
+    order = GrantCredits(new_id(clock.now()), ada, CREDITS, 100 * CREDIT, expires_at=end)
+    await service.grants.give(order)
+    await create_customer(service, "org", payer=ada)
+    tick = timedelta(microseconds=1)
+    await submit(service, measurement("org", 15, at=clock.now()), measurement(ada, 5, at=IN_MARCH))
+    clock.set(end - tick)
+    assert await service.due.run_due() == {"agreements": 0, "grants": 0, "holds": 0}
+    assert (await balance(service, ada)).used == 0
+    clock.set(end)
+    await submit(service, measurement(ada, 300, at=MARCH.end))  # by a clock that is ahead: April is not the grant's
+    assert (await service.due.run_due())["grants"] == 1
+    standing = await balance(service, ada)
+    assert (standing.used, standing.expired, standing.wallet) == (40 * CREDIT, 60 * CREDIT, 0)
+    await submit(service, measurement(ada, 1))
+    clock.set(AFTER_MARCH)
+    await service.postings.post(MARCH)
+    assert [(one.period.month, one.number, one.amount) for one in await postings(service, ada)] == [
+        (3, 1, 2 * CREDIT),
+        (3, 0, 40 * CREDIT),
+    ]
+    assert (await balance(service, ada)).wallet == -2 * CREDIT
+
+
+async def test_who_fails_to_post_ends_no_grant(
+    service: Service, clock: TestClock, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both happen together, whenever that is."""
+    await service.grants.give(
+        GrantCredits(new_id(clock.now()), ada, CREDITS, 100 * CREDIT, expires_at=clock.now() + timedelta(hours=1))
+    )
+    await submit(service, measurement(ada, 20))
+    clock.advance(timedelta(hours=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(service.grants, "run_due", None)
+        assert (await service.due.run_due())["grants"] == 0
+    assert not await postings(service, ada)
+    assert (await service.due.run_due())["grants"] == 1
+    assert ((await balance(service, ada)).used, (await balance(service, ada)).expired) == (40 * CREDIT, 60 * CREDIT)
 
 
 async def test_a_month_that_is_not_over_is_not_posted(service: Service, clock: TestClock, ada: str) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -288,6 +293,25 @@ async def test_a_process_that_is_told_to_stop_finishes_what_it_began(
         heard += await everything.hear(2000 - len(left) - 1)
         assert [message.message_id for message in heard] == [str(each.id) for each in events[: len(heard)]]
         assert left == events[len(heard) :]
+
+
+async def test_a_worker_publishes_too_and_stops_in_good_order(
+    database_url: str, broker_url: str, tmp_path: Path, subscribe: Subscribe
+) -> None:
+    everything = await subscribe(EVENTS)
+    chosen = {"ENABLE_EVENTS": "True", "CLOUDAMQP_URL": broker_url, "TALLY_DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "tallystick.cli", "worker", "--data-dir", str(tmp_path), "--json"]
+    async with await open_pool(database_url, size=1) as pool:
+        await tell(pool, event(1))
+        worker = await asyncio.create_subprocess_exec(*command, env={**os.environ, **chosen}, stdout=PIPE)
+        try:
+            (heard,) = await everything.hear(1)
+        finally:
+            worker.terminate()
+            await worker.communicate()
+        assert worker.returncode == 0
+        assert await waiting(pool) == []
+    assert heard.message_id == str(event(1).id)
 
 
 async def test_the_brokers_password_reaches_no_log(

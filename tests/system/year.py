@@ -126,7 +126,9 @@ class Pencil:
     def live(self, hour: datetime) -> None:
         self.granted["agency"] += TIER_CREDITS * 10**6 * (hour == AGREED)
         self.granted["physics"] += TOP_UP_CREDITS * 10**6 * (hour <= TOP_UP < hour + HOUR)
-        self.expired["agency"] += max(self.balance("agency"), 0) * (hour == AGREED_UNTIL)
+        if hour == AGREED_UNTIL:
+            self.post({"agency"}, before=month(END))
+            self.expired["agency"] += max(self.balance("agency"), 0)
         for stay in STAYS if not AWAY <= hour < BACK else ():
             if stay.since <= hour + HOUR / 60 < stay.until:
                 for missed in range(25 if hour == BACK and stay.plan and stay.since < AWAY else 1):

@@ -150,6 +150,16 @@ class Postings:
             moved[movement.ledger] = moved.get(movement.ledger, 0) + movement.amount
         return moved
 
+    async def post_ending(self, conn: AsyncConnection, now: datetime, limit: int) -> None:
+        """Posts what payers have used whose grants end ``now``, of months that began before: the grants pay for it.
+
+        Of the first ``limit`` grants that are due, for whoever ends those next in the same transaction.
+        """
+        await self._pricing.enter(conn)
+        await conn.execute(_SQL.lock)
+        rows = await conn.execute(_SQL.take_of_ending, {"now": now, "limit": limit, "zone": self._zone.key})
+        await self._post_months(conn, [Unposted(*row) for row in await rows.fetchall()])
+
     async def begin(self, conn: AsyncConnection, customer_ids: Collection[UUID]) -> None:
         """Notes that these customers' usage until now was posted at once, and is posted monthly from here on.
 

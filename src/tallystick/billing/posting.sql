@@ -23,6 +23,26 @@ returning u.payer_id, u.customer_id, u.period
 -- name: take_of_customers
 delete from unposted_usage where customer_id = any (:customer_ids::uuid[]) returning payer_id, customer_id, period
 
+-- name: take_of_ending
+-- The months, of payers whose grants end now, that began before that end. The grants are those that are to be ended next.
+with ending as (
+    select customer_id, state, expires_at from grants where due_at <= :now order by due_at, customer_id, id limit :limit
+),
+locked as (
+    select u.customer_id, u.period
+    from unposted_usage as u
+    where exists (
+        select from ending as e
+        where e.customer_id = u.payer_id and e.state = 'granted' and u.period::timestamp at time zone :zone < e.expires_at
+    )
+    order by u.customer_id, u.period
+    for update of u
+)
+delete from unposted_usage as u
+using locked as l
+where u.customer_id = l.customer_id and u.period = l.period
+returning u.payer_id, u.customer_id, u.period
+
 -- name: numbers
 -- How many postings there are of these payers' months.
 select p.customer_id::text, p.period::text, p.ledger, count(*)

@@ -40,8 +40,7 @@ ACCOUNT_CREATED: Final = EventType(
 )
 ACCOUNT_CHANGED: Final = EventType(
     "account.changed",
-    "Name, e-mail, region or VIP of an account changed. `region` and `vip` of the event are the new ones; `before` has "
-    "those it had.",
+    "Name, e-mail, region or VIP of an account changed; `before` has the region and VIP it had.",
     {**_ACCOUNT, "before": {"region": "nam", "vip": False}},
 )
 ACCOUNT_DELETED: Final = EventType(

@@ -115,6 +115,9 @@ def _refuses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return details(*statuses, 400, 415)
 
 
+_NONE: dict[int | str, dict[str, Any]] = {204: {"description": "There is none"}}
+
+
 @router.get("/")
 async def greet() -> Greeting:
     """Says that somebody is there."""
@@ -163,7 +166,10 @@ async def change_account(account_id: UUID, body: AccountChange, service: Serving
 
 
 @router.delete(
-    "/accounts/{account_id}", status_code=202, response_class=Response, responses={204: {"description": "There is none"}, **_refuses()}
+    "/accounts/{account_id}",
+    status_code=202,
+    response_class=Response,
+    responses={204: {"description": "There is none"}, **_refuses()},
 )
 async def delete_account(account_id: UUID, service: Serving) -> Response:
     """Deletes an account and its agents. What it used and paid stays in the books."""
@@ -239,8 +245,9 @@ async def change_agent(account_id: UUID, agent_id: UUID, body: AgentChange, serv
 
 @router.delete(
     "/accounts/{account_id}/agents/{agent_id}",
-    status_code=202, response_class=Response,
-    responses={204: {"description": "There is none"}, **_refuses()},
+    status_code=202,
+    response_class=Response,
+    responses=_NONE | _refuses(),
 )
 async def delete_agent(account_id: UUID, agent_id: UUID, service: Serving) -> Response:
     """Deletes an agent of an account."""

@@ -132,5 +132,5 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
         for method, operation in methods.items():
             demand = demand_of(settings, method.upper(), path)
             if demand is not Demand.NOTHING:
-                operation["security"] = [dict.fromkeys(_SCHEMES.get(demand, ("key",)), [])]
+                operation["security"] = [{scheme: [] for scheme in _SCHEMES.get(demand, ("key",))}]
     return document
