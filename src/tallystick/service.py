@@ -263,7 +263,6 @@ def _assemble(
     asked = _asked(settings, clock, pool, intake, customers)
     orders = _orders(clock, pool, customers, ledger, wallets)
     postings = Postings(pool, clock, settings.zone, pricing, wallets)
-    grant_ends = GrantEnds(orders.grants, postings)
     due = _dues(pool, clock, orders, postings)
     jobs = _jobs(settings, clock, pool, asked.readings, asked.pulls, postings)
     timetable = Timetable(_schedule(settings), settings.zone)
