@@ -85,7 +85,7 @@ class Year:
 
     async def live(self, steps: int) -> None:
         ways = (self.grant, self.top_up, self.bill, self.use, self.use, self.give_back, self.hold, self.settle)
-        rare = (self.release, self.expire, self.void, self.exchange)
+        rare = (self.release, self.expire, self.void, self.exchange, self.take_over)
         for _ in range(steps):
             self.clock.advance(SECOND)
             for _ in range(self.random.choice((1, 1, 3))):
@@ -112,6 +112,10 @@ class Year:
 
     async def give_back(self) -> None:
         await self.wallets.charge(self.conn, [self.movement(sign=-1)])
+
+    async def take_over(self) -> None:
+        movement = self.movement(sign=self.random.choice((-1, 1)))
+        await self.wallets.charge(self.conn, [movement], TransferCode.TAKEOVER)
 
     async def hold(self) -> None:
         hold = transfer_of(self.movement(), WALLET, USED, TransferCode.HOLD, TransferFlags.PENDING)

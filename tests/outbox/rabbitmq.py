@@ -72,6 +72,7 @@ class RabbitMQ:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return ours | {
             "HOME": str(self.folder),  # of the nodes' shared secret
+            "NOTIFY_SOCKET": str(self.folder / "notify"),  # has the script become the node, so it dies with us as well
             "ERL_EPMD_PORT": str(self.epmd_port),
             "RABBITMQ_NODENAME": f"tally{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
@@ -97,8 +98,9 @@ def running_rabbitmq() -> Iterator[RabbitMQ]:
         node = RabbitMQ(Path(folder), free_port(), free_port())
         program("rabbitmq-server", "rabbitmq-server", "/usr/lib/rabbitmq/bin")
         epmd = [program("epmd", "erlang-base"), "-port", str(node.epmd_port), "-address", "127.0.0.1"]
-        names = _launched(epmd, Path(folder), "epmd.out", dict(os.environ))  # or the node leaves one behind
+        names = _launched(epmd, Path(folder), "epmd.out", dict(os.environ))
         try:
+            eventually(lambda: _listens(node.epmd_port), "answer from epmd")  # or the node starts one, and leaves it
             node.start()
             yield node
         finally:
@@ -112,6 +114,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10):
+        return True
+    return False
 
 
 def _launched(command: list[str], folder: Path, log: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:

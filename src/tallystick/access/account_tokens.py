@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
+from tallystick.access.keys import NoKeysConfigured
 from tallystick.kernel.errors import TallyError
 
 TOKEN_HEADER = "x-token"  # noqa: S105  # the name of a header
@@ -29,13 +30,6 @@ class HeaderRefused(TallyError):
     status = 400
 
 
-class AccountTokensMissing(TallyError):
-    """The service demands a token and was given none that it could compare with."""
-
-    code = "no_keys_configured"
-    status = 503
-
-
 @dataclass(frozen=True, slots=True)
 class AccountTokens:
     """What the headers must say; ``None``: the settings leave it out."""
@@ -46,7 +40,7 @@ class AccountTokens:
     def check(self, token: str | None, second_factor: str | None, *, erases: bool, is_open: bool) -> None:
         """Returns if a call may go on; ``is_open`` says that what the settings leave out is not asked for.
 
-        Raises ``HeaderMissing``, ``HeaderRefused`` or ``AccountTokensMissing``.
+        Raises ``HeaderMissing``, ``HeaderRefused`` or ``NoKeysConfigured``.
         """
         _compare(self.token, token, TOKEN_HEADER, "Invalid X-Token header", is_open=is_open)
         if erases:
@@ -57,7 +51,7 @@ def _compare(wanted: str | None, given: str | None, header: str, refusal: str, *
     if wanted is None:
         if is_open:
             return
-        raise AccountTokensMissing("Service not configured: set AUTH_TOKEN and TWO_FA")
+        raise NoKeysConfigured("Service not configured: set AUTH_TOKEN and TWO_FA")
     if given is None:
         raise HeaderMissing("Field required", field=header)
     if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):

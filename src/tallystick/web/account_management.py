@@ -37,7 +37,7 @@ router = APIRouter(tags=["Account management"], route_class=ExactRoute)
 class BadAccount(TallyError):
     """What that surface answers with 400."""
 
-    code = "bad_request"
+    code = "bad_account"
     status = 400
 
 
