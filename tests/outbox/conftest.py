@@ -83,11 +83,12 @@ class Subscriber:
         return cls(channel, queue)
 
     async def hear(self, count: int) -> list[AbstractIncomingMessage]:
-        """The next messages, and no others behind them as yet."""
+        """The next messages; what comes behind them stays in the queue."""
         heard: list[AbstractIncomingMessage] = []
-        async with self._queue.iterator(timeout=HEARD_SECONDS, no_ack=True) as messages:
+        async with self._queue.iterator(timeout=HEARD_SECONDS) as messages:
             while len(heard) < count:
                 heard.append(await anext(messages))
+                await heard[-1].ack()
         return heard
 
 

@@ -281,7 +281,8 @@ def assert_postings(happened: Outcome, pencil: Pencil) -> None:
             if payer == customer
         ]
         assert sorted(shown) == sorted(due), customer
-    assert [posting["number"] for posting in happened.postings["agency"]].count(1) == 1
+    supplements = {posting["month"] for posting in happened.postings["agency"] if posting["number"]}
+    assert supplements == {"2026-05", "2026-10"}  # the late week, and what came after the agreement's end
     assert [posting["posted_at"] for posting in happened.postings["org-1"] if posting["month"] == "2026-07"] == [
         utc(MAPPED)
     ]
@@ -306,7 +307,8 @@ def explain_a_charge_of_the_late_week(happened: Outcome, pencil: Pencil, url: st
     assert (charge["at"], charge["recorded_at"], charge["quantity"]) == (utc(WEEK_END), utc(LATE), "2.0075")
     trail = tally(url, "explain", charge["id"])
     ((amount,),) = [posting[3:] for posting in pencil.postings if posting[:3] == ("agency", "2026-05", 1)]
-    (transfer,) = [posting["id"] for posting in happened.postings["agency"] if posting["number"] == 1]
+    supplements = [posting for posting in happened.postings["agency"] if posting["number"]]
+    (transfer,) = [posting["id"] for posting in supplements if posting["month"] == "2026-05"]
     (total,) = [total for key, total in pencil.totals.items() if key[:3] == ("agency", "2026-05", "project_vcpu_usage")]
     hours_late = Fraction(Decimal("2.0075")) * (7 * 24 + 22)  # and those of May that came behind it
     before = total - hours_late
