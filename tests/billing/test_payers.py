@@ -1,4 +1,4 @@
-"""Who pays, by time: the past stays in the books where it was charged; what is owed goes to whoever pays from now on."""
+"""Who pays, by time: the past stays where it was charged, and what is owed goes to whoever pays from now on."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ delete from grants; delete from grant_checkpoints; delete from agreements; delet
 delete from job_failures; delete from job_slots; delete from job_schedule; delete from books_clock;
 delete from procrastinate_events; delete from procrastinate_periodic_defers; delete from procrastinate_jobs;
 delete from procrastinate_workers;
-delete from prices; delete from resource_kinds; delete from meters; delete from outbox_events; delete from agents; delete from customers;
+delete from prices; delete from resource_kinds; delete from meters; delete from outbox_events;
+delete from agents; delete from customers;
 delete from assets where ledger > 1000;
 update holds_checked set sequence = 0;
 update catalogue set version = version + 1"""
