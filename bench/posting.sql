@@ -77,6 +77,9 @@ where starts_with(r.natural_id, :name::text)
 -- name: reference_analyze!
 vacuum (analyze) reference.reading, reference.resource, reference.price, reference.measurement
 
+-- name: reference_counted!
+analyze reference.measurement
+
 -- name: reference_price!
 update reference.measurement as m
 set amount_microcredits = p.microcredits_per_unit * m.value / p.unit, price_id = p.id
