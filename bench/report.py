@@ -145,7 +145,7 @@ def describe_machine(data_dir: Path | None, postgres: str) -> dict[str, str]:
 def _module() -> str:
     """What `python -m` was given."""
     spec = sys.modules["__main__"].__spec__
-    return (spec.parent or spec.name) if spec is not None else "bench"
+    return spec.name.removesuffix(".__main__") if spec is not None else "bench"
 
 
 def _processor() -> str:

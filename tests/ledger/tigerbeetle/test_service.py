@@ -27,6 +27,8 @@ from tests.metering.books import (
     fetch,
     fresh,
     measurement,
+    set_payer,
+    set_posting_policy,
     submit,
 )
 
@@ -169,3 +171,20 @@ async def test_a_service_starts_while_tigerbeetle_is_away(
         server.start()
     await caught_up(service)
     assert (await balance(service, customer)).used == 2 * CREDIT
+
+
+async def test_who_pays_is_changed_while_usage_is_on_its_way(service: Service) -> None:
+    """What a customer owes is read with all that was promised before, and its month is posted by promise."""
+    await create_price(service)
+    payer, org = await create_customer(service, fresh("payer")), await create_customer(service, fresh("org"))
+    await submit(service, measurement(org, 3))
+    await set_payer(service, org, payer)
+    await set_posting_policy(service, payer, "monthly")
+    await submit(service, measurement(org, 4))
+    assert [(await balance(service, key)).used for key in (org, payer)] == [0, 6 * CREDIT]
+    await set_posting_policy(service, payer, "immediate")
+    assert [(await balance(service, key)).used for key in (org, payer)] == [0, 14 * CREDIT]
+    await set_payer(service, org, None)
+    await submit(service, measurement(org, 1))
+    assert [(await balance(service, key)).used for key in (org, payer)] == [2 * CREDIT, 14 * CREDIT]
+    await assert_books_hold(service)
