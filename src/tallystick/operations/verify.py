@@ -92,9 +92,10 @@ class Verify:
     async def run(self, conn: Connection, customer_key: str | None = None, tell: Tell | None = None) -> Verdict:
         """Checks the whole store, or one customer with whoever pays for it and all they pay for.
 
-        Takes some four seconds per million measurements. The sequence of transfers and the chain of their batches are
-        checked for the whole store only. Raises ``NotFound`` if there is no such customer, ``InvalidInput`` if the key
-        cannot be one, ``LedgerUnavailable`` if a ledger elsewhere cannot be reached.
+        Takes some four seconds per million measurements, for those of counters and filled gauges thrice that. The
+        sequence of transfers and the chain of their batches are checked for the whole store only. Raises ``NotFound``
+        if there is no such customer, ``InvalidInput`` if the key cannot be one, ``LedgerUnavailable`` if a ledger
+        elsewhere cannot be reached.
         """
         async with standstill(self._ledger, self._pool) as beside:
             await conn.execute(_SQL.read_to_the_end)
