@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     enable_events: bool = Field(False, validation_alias=_named("ENABLE_EVENTS", "ENABLE_EVENTS"))
     """Whether events go to the broker, and orders are taken from it."""
     broker_url: SecretStr | None = Field(None, validation_alias=_named("CLOUDAMQP_URL", "CLOUDAMQP_URL"))
-    """The RabbitMQ that is told: ``amqp://USER:PASSWORD@HOST:PORT/VHOST``, or ``amqps://``."""
+    """The RabbitMQ: ``amqp://HOST:PORT/VHOST``, or ``amqps://``, with user and password before the host."""
     broker_retries: int = Field(5, ge=1, le=1000, validation_alias=_named("CLOUDAMQP_RETRIES", "CLOUDAMQP_RETRIES"))
     """How often the pause before it is tried again grows; it is tried for ever."""
     broker_timeout_seconds: int = Field(

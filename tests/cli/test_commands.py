@@ -156,9 +156,8 @@ def test_the_variables_of_postgresql_may_say_where_the_database_is(
     tally: Tally, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the platform's system had it. What they say about zone and spelling changes nothing."""
-    variables = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
     for name, value in conninfo_to_dict(database_url).items():
-        monkeypatch.setenv(variables[name], str(value))
+        monkeypatch.setenv("PGDATABASE" if name == "dbname" else f"PG{name.upper()}", str(value))
     monkeypatch.setenv("PGTZ", "Asia/Tokyo")
     monkeypatch.setenv("PGDATESTYLE", "German")
     monkeypatch.setenv("TALLY_DATABASE_URL", "postgresql://")

@@ -33,5 +33,5 @@ def check_broker_url(url: str) -> str:
     except ValueError:
         raise InvalidInput("it must be a URL") from None
     if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
-        raise InvalidInput("it must be a URL of RabbitMQ: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps://")
+        raise InvalidInput("it must be a URL of RabbitMQ: amqp://HOST:PORT/VHOST, or amqps://")
     return url
