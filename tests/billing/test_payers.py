@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tallystick.customers.model import NewCustomer
 from tallystick.kernel.calendar import month_before
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import Conflict, InvalidInput, NotFound
@@ -29,6 +30,7 @@ from tests.metering.books import (
     set_posting_policy,
     submit,
 )
+from tests.waiting import lock_waiters, until
 
 CREDIT = 1_000_000
 
@@ -158,6 +160,16 @@ async def test_who_cannot_pay(service: Service, org: str) -> None:
         await set_payer(service, "agency", org)
     assert (await set_payer(service, org, org)).payer is None
     assert await used(service, org, "agency") == [6, 0]
+
+
+async def test_nobody_comes_to_pay_for_whom_another_customer_has_just_been_given(service: Service, org: str) -> None:
+    async with service.pool.connection() as conn, service.pool.connection() as watching:
+        async with conn.transaction():
+            await service.accounts.create(conn, NewCustomer("new", payer="agency"))
+            changing = asyncio.create_task(set_payer(service, "agency", org))
+            await until(lambda: lock_waiters(watching))
+        with pytest.raises(Conflict, match="'agency' pays for others"):
+            await changing
 
 
 @pytest.mark.parametrize("seed", range(8))

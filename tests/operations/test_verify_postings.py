@@ -120,3 +120,15 @@ async def test_those_who_are_connected_are_proven_together(conn: Connection, ver
         verdict = await verify.run(conn, key)
         assert verdict.holds, verdict
         assert {check.name: check.checked for check in verdict.checks}["postings_accounted"] == 5
+
+
+async def test_a_posting_that_waits_for_a_ledger_elsewhere_is_no_orphan(conn: Connection, verify: Verify) -> None:
+    """Its description is written at once, its transfer when it has been delivered."""
+    posted = f"id in (select id from postings where {MONTH})"
+    columns = "customer_id, id, debit_account_id, credit_account_id, amount, ledger, code, flags, created_at"
+    promised = f"select {columns}, false from ledger_transfers where {posted}"
+    await conn.execute(f"insert into ledger_outbox ({columns}, intent) {promised}".encode())
+    await conn.execute(f"delete from ledger_transfers where {posted}".encode())
+    assert "operations_accounted" not in failed(await verify.run(conn))
+    await conn.execute("delete from ledger_outbox")
+    assert "operations_accounted" in failed(await verify.run(conn))

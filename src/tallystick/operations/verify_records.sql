@@ -65,8 +65,14 @@ where t.cause_id is not null and t.code <> 5 and t.code = :exchange and not :els
     and (:books::uuid[] is null or t.customer_id = any (:books::uuid[]))
 
 -- name: operations
--- Whatever somebody said of a movement is of one that is in the books, for that reason. A wallet that was opened empty has no movement.
+-- Whatever somebody said of a movement is of one that is in the books, for that reason. A wallet that was opened empty has no movement,
+-- and what is promised to a ledger elsewhere is on its way.
 select concat('operation ', o.transfer_id, ' (', o.type, '): ') || case
+    when t.id is null and exists (
+            select from ledger_outbox as w
+            where w.customer_id = o.customer_id and w.id = o.transfer_id and not w.intent and w.refused is null
+        )
+        then null
     when t.id is null and o.type <> 'open'
         then 'found no transfer that it is of'
     when t.id is null and exists (select from customers as c where c.id = o.customer_id)

@@ -54,6 +54,8 @@ class Accounts:
 
     async def create(self, conn: AsyncConnection, new: NewCustomer, customer_id: UUID | None = None) -> Customer:
         """Creates a customer; raises as ``Customers.create`` does."""
+        if new.payer is not None:  # who must go on paying for itself until this customer is there
+            await self._pricing.enter(conn)
         customer = await self._customers.create(conn, new, customer_id)
         event = self._named(ACCOUNT_CREATED, Subject.of(customer), _account(customer), customer.id)
         await self._outbox.tell(conn, [event])
