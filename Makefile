@@ -4,7 +4,7 @@ PYTHON   ?= python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 UV       := $(BIN)/uv
-SOURCES  := src tests bench
+SOURCES  := src tests bench packaging
 COMPILE   = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
             --custom-compile-command 'make lock' $(UPGRADE)
 
@@ -18,9 +18,15 @@ PYTEST    = $(BIN)/pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=work
 TALLY_DATA_DIR ?= $(CURDIR)/.tally
 run run-dev migrate psql: export TALLY_DATA_DIR := $(TALLY_DATA_DIR)
 
+DOCKER   ?= docker
+COMPOSE   = $(DOCKER) compose
+VERSION   = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+DOCKER_USERNAME ?= $(or $(USER),tally)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one environment, one database
+.PHONY: docker-build build-docker docker-up docker-logs docker-down docker-clean docker-build-dev docker-run docker-run-dev
 .PHONY: help install install-dev demo run run-dev migrate psql jwt test test-unit test-integration soak test-postgres15 \
         check check-all format format-check lint type-check security-scan pre-commit bench bench-full bench-ledger docs lock clean distclean
 
@@ -44,11 +50,34 @@ psql: install ## Open a SQL prompt on the database
 jwt: install ## Get a token from OIDC_ISSUER into jwt.txt (for CF_CLIENT_ID, CF_CLIENT_SECRET)
 	@$(BIN)/tally token --output jwt.txt
 
+##@ Run it in containers
+
+docker-build: ## Build the image tallystick
+	@$(DOCKER) build --tag tallystick --tag tallystick:$(VERSION) .
+build-docker: ## Build the image DOCKER_USERNAME/tallystick (another name: DOCKER_USERNAME=...)
+	@$(DOCKER) build --tag $(DOCKER_USERNAME)/tallystick:$(VERSION) .
+docker-up: .env ## Start everything: service, worker, PostgreSQL, TigerBeetle, RabbitMQ and a mail catcher
+	@$(COMPOSE) up --detach --build
+docker-logs: .env ## Follow their logs
+	@$(COMPOSE) logs --follow
+docker-down: .env ## Stop everything, and keep what it knows
+	@$(COMPOSE) down
+docker-clean: .env ## Stop everything, and delete what it knows
+	@$(COMPOSE) down --volumes --remove-orphans
+docker-build-dev: ## Build the image in which a change of the source starts the service again
+	@$(DOCKER) build --target dev --tag tallystick-dev .
+docker-run: .env ## Run that in the place of the service
+	@$(COMPOSE) --file compose.yaml --file packaging/compose.dev.yaml up --build service
+docker-run-dev: docker-run
+
+.env: # kept for good, as the volumes keep what its secrets open
+	@$(PYTHON) packaging/new_env.py $@
+
 ##@ Work on it
 
 install-dev: $(VENV)/.dev ## Install the tools to test and check it as well
 run-dev: install-dev ## Start the service, and again after each change of its source
-	@$(BIN)/watchmedo auto-restart --directory src --recursive --patterns '*.py;*.sql' \
+	@$(BIN)/watchmedo auto-restart --directory src --recursive --patterns '**/*.py;**/*.sql' \
 	  --signal SIGTERM --kill-after 30 --debounce-interval 0.5 -- $(BIN)/tally serve --dev
 format: install-dev ## Format the source and mend what can be mended by itself
 	@$(BIN)/ruff check --fix --exit-zero --quiet $(SOURCES)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from tallystick.outbox.webhooks.territory import Forbidden
 from tallystick.settings import Settings, default_data_dir
+
+BOTH = ["127.0.0.1", "10.1.2.3"]
 
 OTHER_NAMES = {
     "AUTH_TOKEN": ("auth_token", "open sesame", SecretStr("open sesame")),
@@ -26,6 +31,14 @@ OTHER_NAMES = {
     "CLOUDAMQP_URL": ("broker_url", "amqp://broker.example", SecretStr("amqp://broker.example")),
     "CLOUDAMQP_RETRIES": ("broker_retries", "3", 3),
     "CLOUDAMQP_TIMEOUT": ("broker_timeout_seconds", "7", 7),
+    "MAIL_SMTP_SERVER": ("mail_smtp_server", "mail.example", "mail.example"),
+    "MAIL_SMTP_PORT": ("mail_smtp_port", "587", 587),
+    "MAIL_SMTP_USER": ("mail_smtp_user", "tally", "tally"),
+    "MAIL_SMTP_PASSWORD": ("mail_smtp_password", "a word", SecretStr("a word")),
+    "MAIL_NOT_STARTTLS": ("mail_not_starttls", "false", True),
+    "MAIL_FROM": ("mail_from", "billing@example.org", "billing@example.org"),
+    "CLOUD_GOVERNANCE_MAIL": ("governance_mail", "board@example.org", "board@example.org"),
+    "NOTIFICATION_TO_OVERWRITE": ("notification_to_overwrite", "test@example.org", "test@example.org"),
     "OS_CREDITS_PRECISION": ("os_credits_precision", "3", 3),
     "VCPU_CREDIT_PER_HOUR": ("vcpu_credit_per_hour", "1.50", Decimal("1.5")),
     "RAM_CREDIT_PER_HOUR": ("ram_credit_per_hour", "0.3", Decimal("0.3")),
@@ -123,6 +136,19 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch, n
         ("TALLY_CLOUDAMQP_URL", "broker.example"),
         ("TALLY_CLOUDAMQP_RETRIES", "0"),
         ("TALLY_CLOUDAMQP_TIMEOUT", "0"),
+        ("TALLY_WEBHOOK_NETWORKS", "10.0.0.1/8"),
+        ("TALLY_WEBHOOK_NETWORKS", "private"),
+        ("TALLY_WEBHOOK_DISABLE_DAYS", "0"),
+        ("TALLY_KEEP_DELIVERIES_DAYS", "4"),
+        ("TALLY_MAIL_SMTP_PORT", "0"),
+        ("TALLY_MAIL_SECURITY", "ssl"),
+        ("TALLY_MAIL_TIMEOUT_SECONDS", "0"),
+        ("TALLY_MAIL_FROM", "billing"),
+        ("TALLY_MAIL_FROM", "a b@example.org"),
+        ("TALLY_CLOUD_GOVERNANCE_MAIL", "board"),
+        ("TALLY_NOTIFICATION_TO_OVERWRITE", "me"),
+        ("TALLY_NOTICE_LINK", "javascript:alert(1)"),
+        ("TALLY_NOTICE_TEMPLATES", "/no/such/folder"),
         ("TALLY_MAX_BODY_BYTES", "0"),
         ("TALLY_MAX_EVENTS", "0"),
         ("TALLY_OS_CREDITS_PRECISION", "7"),
@@ -187,6 +213,21 @@ def test_lists_are_split_and_empty_items_dropped(monkeypatch: pytest.MonkeyPatch
     assert settings.client_keys == {"a", "b"}
     assert settings.admin_keys == set()
     assert settings.whitelist == frozenset({"p 1", "p,2"})
+
+
+@pytest.mark.parametrize(
+    ("networks", "dev", "open_to"),
+    [("", "no", []), ("", "yes", ["127.0.0.1"]), ("10.1.0.0/16", "no", ["10.1.2.3"]), ("10.1.0.0/16", "yes", BOTH)],
+)
+def test_webhooks_reach_networks_that_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, networks: str, dev: str, open_to: list[str]
+) -> None:
+    monkeypatch.setenv("TALLY_WEBHOOK_NETWORKS", networks)
+    monkeypatch.setenv("TALLY_DEV", dev)
+    territory = Settings().webhook_territory
+    for address in (*BOTH, "10.2.0.1", "169.254.169.254"):
+        with nullcontext() if address in open_to else pytest.raises(Forbidden):
+            territory.check(ip_address(address), is_plain=True)
 
 
 def test_settings_do_not_change_once_they_are_read() -> None:

@@ -10,7 +10,7 @@ import psycopg
 import typer
 
 import tallystick
-from tallystick.commands import console, customers, jobs, ledger, prices, quarantine
+from tallystick.commands import console, customers, jobs, keys, ledger, notices, prices, quarantine, webhooks
 from tallystick.commands.database import migrate, psql
 from tallystick.commands.importing import import_files
 from tallystick.commands.options import ExitCode, Json
@@ -56,6 +56,9 @@ app.add_typer(prices.app, name="prices")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(webhooks.app, name="webhook")
+app.add_typer(keys.app, name="key")
+app.add_typer(notices.app, name="notice")
 app.command()(usage)
 app.command()(post)
 app.command()(verify)

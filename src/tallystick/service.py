@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from tallystick.access.directory import KeyDirectory
+from tallystick.access.service import ApiKeys
 from tallystick.billing.agreements import Agreements, Tiers
 from tallystick.billing.bills import Bills
 from tallystick.billing.grant_ends import GrantEnds
@@ -25,17 +27,19 @@ from tallystick.database.migrate import migrate
 from tallystick.database.pool import Pool, open_pool
 from tallystick.jobs import measuring, posting, pulling
 from tallystick.jobs.books_clock import hurried, moving_clock, standing_clock
-from tallystick.jobs.due import Dues
+from tallystick.jobs.due import Due, Dues
 from tallystick.jobs.kinds import Kind
 from tallystick.jobs.measuring import Measuring
 from tallystick.jobs.metrics import job_metrics
+from tallystick.jobs.notices import NoticesDue, notice_kinds
 from tallystick.jobs.posting import PostUsage
 from tallystick.jobs.pruning import Pruning
 from tallystick.jobs.pulling import PullUsage
 from tallystick.jobs.queue import Jobs
 from tallystick.jobs.rehearsal import Rehearsal
-from tallystick.jobs.schedule import SCHEDULE, Entry
+from tallystick.jobs.schedule import schedule_of
 from tallystick.jobs.timetable import Timetable
+from tallystick.jobs.webhooks import PruneWebhooks
 from tallystick.jobs.worker import Worker
 from tallystick.kernel.clock import Clock, TestClock
 from tallystick.kernel.errors import InvalidInput
@@ -66,20 +70,41 @@ from tallystick.metering.sources.cloud_foundry import CloudFoundry
 from tallystick.metering.sources.cloud_foundry_client import Account
 from tallystick.metering.sources.prometheus import Reader
 from tallystick.metering.waiting import Settlement
+from tallystick.notices.service import Notices
+from tallystick.notices.spending import Spending
+from tallystick.notices.watch import Watch
 from tallystick.operations.explain import Explain
 from tallystick.operations.health import Health
-from tallystick.operations.metrics import Metrics, Source, ignored_samples, outbox_lag, pull_lag
+from tallystick.operations.metrics import (
+    Metrics,
+    Source,
+    ignored_samples,
+    notice_counts,
+    outbox_lag,
+    pull_lag,
+    webhook_lag,
+)
 from tallystick.operations.stats import Stats
 from tallystick.operations.traffic import Traffic
 from tallystick.operations.verify import Verify
 from tallystick.outbox.accounts import Accounts
 from tallystick.outbox.address import Address
+from tallystick.outbox.admissions import Admissions
+from tallystick.outbox.facts import Facts
 from tallystick.outbox.service import Outbox
+from tallystick.outbox.webhooks.service import Webhooks
 from tallystick.pricing.service import Pricing
 from tallystick.settings import Settings
 
 if TYPE_CHECKING:
     from tallystick.outbox.broker import Messaging
+
+
+class Access(NamedTuple):
+    """Who may call: the keys of the database, and how the gate finds them."""
+
+    keys: ApiKeys
+    directory: KeyDirectory
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ class Service:
     settings: Settings
     clock: Clock
     pool: Pool
+    access: Access
     ledger: Ledger
     assets: Assets
     display_rates: DisplayRates
@@ -97,9 +123,13 @@ class Service:
     agents: Agents
     accounts: Accounts
     """Creates, changes and deletes customers and agents, and tells."""
+    admissions: Admissions
+    """Creates accounts and agents that many ask for at once."""
     outbox: Outbox
     messaging: Messaging | None
     """What passes between us and the broker, if there is one."""
+    webhooks: Webhooks
+    notices: Notices
     pricing: Pricing
     meters: Meters
     kinds: Kinds
@@ -148,6 +178,8 @@ class Service:
         async with AsyncExitStack() as duties:
             if worker:
                 await self.pulls.begin()
+                await duties.enter_async_context(self.webhooks.delivered(self.pool))
+            await duties.enter_async_context(self.webhooks.watched(self.pool))
             if self.messaging is not None:
                 await duties.enter_async_context(self.messaging.running())
             if self.rehearsal is not None:
@@ -178,34 +210,38 @@ async def open_service(
         async with pool.connection() as conn, conn.transaction():
             await home.enter(conn, settings.tigerbeetle)
             clock = clock or moving or await standing_clock(conn)
-        ledger = await resources.enter_async_context(_open_ledger(settings, clock, url))
-        service = _assemble(settings, clock, pool, ledger, moving, url)
+        watch = Watch(clock, Outbox(is_on=settings.enable_events), mail_is_on=settings.mail_server is not None)
+        ledger = await resources.enter_async_context(_open_ledger(settings, clock, url, watch))
+        service = _assemble(settings, clock, pool, ledger, watch, moving, url)
         async with pool.connection() as conn, conn.transaction():
             await install_openstack_meters(
                 conn,
                 service.meters,
-                service.pricing,
+                Pricing(clock, service.customers),  # what comes with the house is no news
                 vcpu_credit_per_hour=settings.vcpu_credit_per_hour,
                 ram_credit_per_hour=settings.ram_credit_per_hour,
                 precision=settings.os_credits_precision,
             )
             if service.cloud_foundry is not None:
                 await install_cloud_foundry_meters(conn, service.meters)
+            await service.webhooks.look(conn)
         await service.settlement.settle()
         await service.intake.start()
         await service.desk.group.start()
+        await service.admissions.group.start()
         try:
             yield service
         finally:
             await service.intake.stop()
             await service.desk.group.stop()
+            await service.admissions.group.stop()
 
 
 @asynccontextmanager
-async def _open_ledger(settings: Settings, clock: Clock, url: str) -> AsyncIterator[Ledger]:
-    """The engine that the settings choose."""
+async def _open_ledger(settings: Settings, clock: Clock, url: str, watch: Watch) -> AsyncIterator[Ledger]:
+    """The engine that the settings choose. Where balances are kept elsewhere a job looks at them."""
     if settings.tigerbeetle is None:
-        yield PostgresLedger(clock)
+        yield PostgresLedger(clock, watch)
         return
     # It loads a native library, which others can do without.
     from tallystick.ledger.tigerbeetle.delivery import open_tigerbeetle_ledger
@@ -249,27 +285,26 @@ def broker_of(settings: Settings) -> Address | None:
 
 
 def _assemble(
-    settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, moving: TestClock | None, url: str
+    settings: Settings, clock: Clock, pool: Pool, ledger: Ledger, watch: Watch, moving: TestClock | None, url: str
 ) -> Service:
-    people = _people(settings, clock, pool, url)
-    customers, pricing = people.customers, people.pricing
-    wallets = Wallets(ledger)
-    assets = Assets()
-    display_rates = DisplayRates(clock, assets)
-    charges = Charges()
-    transactions = Transactions(clock)
-    traffic = Traffic()
-    intake = IntakeQueue(pool, Intake(clock, settings.zone, Directories(clock, pricing, customers), wallets))
-    asked = _asked(settings, clock, pool, intake, customers)
-    orders = _orders(clock, pool, customers, ledger, wallets)
-    postings = Postings(pool, clock, settings.zone, pricing, wallets)
-    due = _dues(pool, clock, orders, postings)
-    jobs = _jobs(settings, clock, pool, asked.readings, asked.pulls, postings)
-    timetable = Timetable(_schedule(settings), settings.zone)
+    people = _people(settings, clock, ledger, watch)
+    customers, pricing, notices = people.customers, people.pricing, people.notices
+    wallets, assets, spending = Wallets(ledger), Assets(), Spending(clock, settings.zone, watch)
+    charges, transactions, display_rates = Charges(), Transactions(clock), DisplayRates(clock, assets)
+    intake = _intake(settings, clock, pool, wallets, people)
+    messaging = _messaging(settings, clock, pool, people.accounts, intake, url)
+    asked, orders = _asked(settings, clock, pool, intake, people), _orders(clock, pool, people, ledger, wallets)
+    postings = Postings(pool, clock, settings.zone, pricing, wallets, people.facts)
+    of_notices = notice_kinds(pool, clock, ledger, watch, spending, notices, settings.mail_server)
+    jobs = _jobs(settings, clock, pool, asked, postings, of_notices)
+    due = _dues(pool, clock, orders, postings, NoticesDue(jobs, notices, spending))
+    timetable, traffic = _timetable(settings), Traffic()
+    sources = _sources(settings, clock, jobs, asked, messaging)
     return Service(
         settings=settings,
         clock=clock,
         pool=pool,
+        access=Access(ApiKeys(clock), KeyDirectory(pool, url, clock)),
         ledger=ledger,
         assets=assets,
         display_rates=display_rates,
@@ -277,8 +312,11 @@ def _assemble(
         hierarchy=Hierarchy(),
         agents=people.agents,
         accounts=people.accounts,
+        admissions=Admissions(pool, customers, people.accounts),
         outbox=people.outbox,
-        messaging=people.messaging,
+        messaging=messaging,
+        webhooks=people.webhooks,
+        notices=notices,
         pricing=pricing,
         meters=Meters(clock, pricing),
         kinds=Kinds(clock),
@@ -307,11 +345,9 @@ def _assemble(
         platform_ledger=PlatformLedger(transactions, settings.zone),
         explain=Explain(pricing),
         verify=Verify(pricing, ledger, pool),
-        health=Health(intake, ledger, people.messaging),
+        health=Health(intake, ledger, messaging),
         traffic=traffic,
-        metrics=Metrics(
-            pool, intake, orders.desk, ledger, traffic, _sources(settings, clock, jobs, asked, people.messaging)
-        ),
+        metrics=Metrics(pool, intake, orders.desk, ledger, traffic, sources),
         stats=Stats(intake),
         due=due,
         jobs=jobs,
@@ -328,16 +364,28 @@ class _People(NamedTuple):
     pricing: Pricing
     accounts: Accounts
     outbox: Outbox
-    messaging: Messaging | None
+    facts: Facts
+    """Hears what happens in the rooms below the outbox."""
+    webhooks: Webhooks
+    notices: Notices
 
 
-def _people(settings: Settings, clock: Clock, pool: Pool, url: str) -> _People:
-    customers = Customers(clock)
-    agents = Agents(clock)
-    pricing = Pricing(clock, customers)
-    outbox = Outbox(is_on=settings.enable_events)
+def _people(settings: Settings, clock: Clock, ledger: Ledger, watch: Watch) -> _People:
+    outbox, agents = watch.outbox, Agents(clock)
+    facts = Facts(clock, outbox)
+    customers = Customers(clock, facts)
+    pricing = Pricing(clock, customers, facts)
     accounts = Accounts(clock, customers, agents, pricing, Blocking(pricing, agents), outbox)
-    return _People(customers, agents, pricing, accounts, outbox, _messaging(settings, pool, accounts, url))
+    webhooks = Webhooks(
+        clock, customers, outbox, settings.webhook_territory, disable_after_days=settings.webhook_disable_days
+    )
+    notices = Notices(clock, Assets(), ledger, watch, settings.office, mail_is_on=settings.mail_server is not None)
+    return _People(customers, agents, pricing, accounts, outbox, facts, webhooks, notices)
+
+
+def _intake(settings: Settings, clock: Clock, pool: Pool, wallets: Wallets, people: _People) -> IntakeQueue:
+    directories = Directories(clock, people.pricing, people.customers)
+    return IntakeQueue(pool, Intake(clock, settings.zone, directories, wallets, people.facts))
 
 
 class _Asked(NamedTuple):
@@ -350,10 +398,11 @@ class _Asked(NamedTuple):
     pulls: Pulls
 
 
-def _asked(settings: Settings, clock: Clock, pool: Pool, intake: IntakeQueue, customers: Customers) -> _Asked:
-    resources = Resources(clock, customers)
+def _asked(settings: Settings, clock: Clock, pool: Pool, intake: IntakeQueue, people: _People) -> _Asked:
+    resources = Resources(clock, people.customers)
     cloud_foundry = cloud_foundry_of(settings)
-    readings = Readings(pool, clock, intake, resources, customers, [cloud_foundry] if cloud_foundry else [])
+    sources = [cloud_foundry] if cloud_foundry else []
+    readings = Readings(pool, clock, intake, resources, people.customers, sources, listener=people.facts)
     prometheus = Reader(open_series(settings.series_file, settings.whitelist))
     pulls = Pulls(pool, clock, intake, prometheus, pull_plan_of(settings))
     return _Asked(resources, cloud_foundry, readings, prometheus, pulls)
@@ -370,46 +419,58 @@ class _Orders(NamedTuple):
     exchanges: Exchanges
 
 
-def _orders(clock: Clock, pool: Pool, customers: Customers, ledger: Ledger, wallets: Wallets) -> _Orders:
+def _orders(clock: Clock, pool: Pool, people: _People, ledger: Ledger, wallets: Wallets) -> _Orders:
     """In the order in which orders of one group are carried out: instructions create customers, before any posts."""
+    customers, facts = people.customers, people.facts
     desk = Desk(pool, clock)
-    instructions = Instructions(desk, customers, ledger, wallets)
+    instructions = Instructions(desk, customers, ledger, wallets, facts)
     holds = Holds(clock, desk, ledger, wallets, customers.find)
-    grants = Grants(clock, desk, ledger, wallets, customers.find)
+    grants = Grants(clock, desk, ledger, wallets, customers.find, facts)
     agreements = Agreements(clock, desk, customers, ledger, grants)
     return _Orders(
         desk, instructions, holds, grants, agreements, Exchanges(clock, desk, ledger, wallets, customers.find)
     )
 
 
-def _messaging(settings: Settings, pool: Pool, accounts: Accounts, url: str) -> Messaging | None:
+def _messaging(
+    settings: Settings, clock: Clock, pool: Pool, accounts: Accounts, intake: IntakeQueue, url: str
+) -> Messaging | None:
     if (address := broker_of(settings)) is None:
         return None
     # They load a client of RabbitMQ, which others can do without.
-    from tallystick.outbox.broker import Messaging
+    from tallystick.outbox.broker import Duty, Messaging
     from tallystick.outbox.compliance import Compliance
     from tallystick.outbox.publisher import Publisher
+    from tallystick.outbox.usage import Usage
 
-    return Messaging(address, {"events": Publisher(url), "orders": Compliance(pool, accounts)})
+    duties: dict[str, Duty] = {
+        "events": Publisher(url),
+        "orders": Compliance(pool, accounts),
+        "usage": Usage(intake, clock),
+    }
+    return Messaging(address, duties)
 
 
-def _schedule(settings: Settings) -> list[Entry]:
-    """Where no Prometheus is to be asked, nobody is woken every hour to ask none."""
-    return [entry for entry in SCHEDULE if entry.job != pulling.NAME or settings.prometheus_url is not None]
+def _timetable(settings: Settings) -> Timetable:
+    follows, pulls = settings.tigerbeetle is not None, settings.prometheus_url is not None
+    return Timetable(schedule_of(follows_ledger=follows, pulls_usage=pulls), settings.zone)
 
 
-def _dues(pool: Pool, clock: Clock, orders: _Orders, postings: Postings) -> Dues:
+def _dues(pool: Pool, clock: Clock, orders: _Orders, postings: Postings, notices: NoticesDue) -> Dues:
     """What has a time of its own."""
     ends = GrantEnds(orders.grants, postings)
-    return Dues(pool, clock, {"agreements": orders.agreements, "grants": ends, "holds": orders.holds})
+    due: dict[str, Due] = {"agreements": orders.agreements, "grants": ends, "holds": orders.holds, "notices": notices}
+    return Dues(pool, clock, due)
 
 
-def _jobs(settings: Settings, clock: Clock, pool: Pool, readings: Readings, pulls: Pulls, postings: Postings) -> Jobs:
+def _jobs(settings: Settings, clock: Clock, pool: Pool, asked: _Asked, postings: Postings, others: list[Kind]) -> Jobs:
     """The queue, and all kinds of jobs."""
     kinds = [
-        Kind(measuring.NAME, Measuring(readings).run),
+        Kind(measuring.NAME, Measuring(asked.readings).run),
         Kind(posting.NAME, PostUsage(postings, settings.zone).run, timeout_seconds=posting.TIMEOUT_SECONDS),
-        Kind(pulling.NAME, PullUsage(pulls).run, timeout_seconds=pulling.TIMEOUT_SECONDS),
+        Kind(pulling.NAME, PullUsage(asked.pulls).run, timeout_seconds=pulling.TIMEOUT_SECONDS),
+        *others,
+        Kind("prune-webhooks", PruneWebhooks(pool, keep_days=settings.keep_deliveries_days).run),
         Kind("prune-jobs", Pruning(pool, clock, keep_days=settings.keep_jobs_days).run),
     ]
     return Jobs(pool, kinds, attempts=settings.job_attempts, first_pause_seconds=settings.job_retry_seconds)
@@ -433,4 +494,6 @@ def _sources(settings: Settings, clock: Clock, jobs: Jobs, asked: _Asked, messag
         ignored_samples(asked.prometheus),
         pull_lag(clock, asked.pulls),
         outbox_lag(clock, messaging),
+        notice_counts,
+        webhook_lag(),
     ]

@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AliasChoices, AwareDatetime, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tallystick.access.model import MAX_REQUESTS_PER_MINUTE
 from tallystick.access.oidc import check_issuer
+from tallystick.customers.service import check_email
 from tallystick.kernel.errors import InvalidInput
 from tallystick.ledger.tigerbeetle.addresses import (
     CLUSTER_ID_MAX,
@@ -22,7 +24,10 @@ from tallystick.ledger.tigerbeetle.addresses import (
     parse_cluster,
 )
 from tallystick.metering.sources.cloud_foundry_client import check_api_url
+from tallystick.notices.office import MailServer, Office, Security
+from tallystick.notices.placeholders import read_templates
 from tallystick.outbox.address import check_broker_url
+from tallystick.outbox.webhooks.territory import LOOPBACK, Territory, read_networks
 
 POSTGRES = "postgres"
 """The setting ``ledger`` for balances in the database itself."""
@@ -90,6 +95,10 @@ class Settings(BaseSettings):
     """Comma-separated bearer keys. Once set, callers must present one, with ``--dev`` too."""
     admin_api_keys: str = Field("", validation_alias=_named("ADMIN_API_KEYS", "ADMIN_API_KEYS"))
     """Comma-separated bearer keys of administrators."""
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=MAX_REQUESTS_PER_MINUTE, validation_alias=_named("KEY_REQUESTS_PER_MINUTE")
+    )
+    """Most requests of a key that has no limit of its own; any number if unset. Each process counts for itself."""
     auth_token: SecretStr | None = Field(None, validation_alias=_named("AUTH_TOKEN", "AUTH_TOKEN"))
     """What ``X-Token`` must say on the account management's surface. Once set, callers must, with ``--dev`` too."""
     two_fa: SecretStr | None = Field(None, validation_alias=_named("TWO_FA", "TWO_FA"))
@@ -119,6 +128,44 @@ class Settings(BaseSettings):
         2, ge=1, le=3600, validation_alias=_named("CLOUDAMQP_TIMEOUT", "CLOUDAMQP_TIMEOUT")
     )
     """The first pause, and by how much each further one is longer."""
+
+    webhook_networks: str = Field("", validation_alias=_named("WEBHOOK_NETWORKS"))
+    """Comma-separated networks that webhooks may reach besides the public internet; ``--dev`` adds the loopback."""
+    webhook_disable_days: int = Field(5, ge=1, le=60, validation_alias=_named("WEBHOOK_DISABLE_DAYS"))
+    """After so many days of nothing but failures a webhook is disabled."""
+    keep_deliveries_days: int = Field(30, ge=5, le=3660, validation_alias=_named("KEEP_DELIVERIES_DAYS"))
+    """How long what became of each event for a webhook is kept, and can be sent once more."""
+
+    mail_smtp_server: str | None = Field(None, validation_alias=_named("MAIL_SMTP_SERVER", "MAIL_SMTP_SERVER"))
+    """The SMTP server that takes notices; none are sent without it."""
+    mail_smtp_port: int = Field(25, ge=1, le=65535, validation_alias=_named("MAIL_SMTP_PORT", "MAIL_SMTP_PORT"))
+    """Its port."""
+    mail_smtp_user: str | None = Field(None, validation_alias=_named("MAIL_SMTP_USER", "MAIL_SMTP_USER"))
+    """Who logs in there, with the password; nobody does if one of them is missing."""
+    mail_smtp_password: SecretStr | None = Field(
+        None, validation_alias=_named("MAIL_SMTP_PASSWORD", "MAIL_SMTP_PASSWORD")
+    )
+    """The password."""
+    mail_security: Security = Field("starttls", validation_alias=_named("MAIL_SECURITY"))
+    """``starttls``: the server must offer TLS. ``tls``: it is there from the start. ``none``: nothing is encrypted."""
+    mail_not_starttls: bool = Field(False, validation_alias=_named("MAIL_NOT_STARTTLS", "MAIL_NOT_STARTTLS"))
+    """Set to anything, it says ``none`` of ``mail_security``, as it always did."""
+    mail_ca_file: Path | None = Field(None, validation_alias=_named("MAIL_CA_FILE"))
+    """Certificates that are trusted besides the machine's, as PEM."""
+    mail_timeout_seconds: int = Field(10, ge=1, le=60, validation_alias=_named("MAIL_TIMEOUT_SECONDS"))
+    """How long each step of a conversation with the mail server may take."""
+    mail_from: str = Field("tallystick@localhost", validation_alias=_named("MAIL_FROM", "MAIL_FROM"))
+    """Who writes."""
+    governance_mail: str | None = Field(None, validation_alias=_named("CLOUD_GOVERNANCE_MAIL", "CLOUD_GOVERNANCE_MAIL"))
+    """Who gets a copy of notices."""
+    notification_to_overwrite: str | None = Field(
+        None, validation_alias=_named("NOTIFICATION_TO_OVERWRITE", "NOTIFICATION_TO_OVERWRITE")
+    )
+    """Who gets every notice, instead of all others."""
+    notice_link: str | None = Field(None, validation_alias=_named("NOTICE_LINK"))
+    """Where notices send their readers: a page that shows what was used."""
+    notice_templates: Path | None = Field(None, validation_alias=_named("NOTICE_TEMPLATES"))
+    """A folder of templates with ``$placeholders``, instead of the shipped ones."""
 
     max_body_bytes: int = Field(32 << 20, ge=1024, validation_alias=_named("MAX_BODY_BYTES"))
     """Longest request body."""
@@ -191,6 +238,46 @@ class Settings(BaseSettings):
             _readable(lambda: check_broker_url(url.get_secret_value()))
         return url
 
+    @field_validator("webhook_networks")
+    @classmethod
+    def _known_networks(cls, text: str) -> str:
+        _readable(lambda: read_networks(text))
+        return text
+
+    @field_validator("mail_not_starttls", mode="before")
+    @classmethod
+    def _is_set(cls, value: object) -> bool:
+        return value is True or isinstance(value, str)
+
+    @field_validator("governance_mail", "notification_to_overwrite")
+    @classmethod
+    def _known_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            _readable(lambda: check_email(address))
+        return address
+
+    @field_validator("mail_from")
+    @classmethod
+    def _known_sender(cls, address: str) -> str:
+        name, _, domain = address.rpartition("@")
+        if not (name and domain and address.isascii() and address.isprintable() and " " not in address):
+            raise ValueError("it must be an e-mail address")
+        return address
+
+    @field_validator("notice_link")
+    @classmethod
+    def _readable_link(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("https://", "http://")):
+            raise ValueError("it must be a URL: https://...")
+        return url
+
+    @field_validator("notice_templates")
+    @classmethod
+    def _readable_templates(cls, folder: Path | None) -> Path | None:
+        if folder is not None:
+            _readable(lambda: read_templates(folder))
+        return folder
+
     @field_validator("business_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
@@ -221,6 +308,35 @@ class Settings(BaseSettings):
         return Cluster(self.tigerbeetle_cluster_id, f"{self.tigerbeetle_host}:{self.tigerbeetle_port}")
 
     @cached_property
+    def mail_server(self) -> MailServer | None:
+        """The server that takes notices; ``None`` if none is named."""
+        if self.mail_smtp_server is None:
+            return None
+        password = self.mail_smtp_password
+        return MailServer(
+            self.mail_smtp_server,
+            self.mail_smtp_port,
+            self.mail_from,
+            "none" if self.mail_not_starttls else self.mail_security,
+            self.mail_smtp_user,
+            None if password is None else password.get_secret_value(),
+            self.mail_ca_file,
+            self.mail_timeout_seconds,
+        )
+
+    @cached_property
+    def office(self) -> Office:
+        """On whose behalf notices are written."""
+        folder = self.notice_templates
+        return Office(
+            self.zone,
+            self.governance_mail,
+            self.notification_to_overwrite,
+            self.notice_link,
+            {} if folder is None else read_templates(folder),
+        )
+
+    @cached_property
     def client_keys(self) -> frozenset[str]:
         """The keys of ``api_keys``."""
         return _split(self.api_keys, ",")
@@ -229,6 +345,11 @@ class Settings(BaseSettings):
     def admin_keys(self) -> frozenset[str]:
         """The keys of ``admin_api_keys``."""
         return _split(self.admin_api_keys, ",")
+
+    @cached_property
+    def webhook_territory(self) -> Territory:
+        """Where webhooks may go."""
+        return Territory([*read_networks(self.webhook_networks), *(LOOPBACK if self.dev else ())])
 
     @cached_property
     def whitelist(self) -> frozenset[str] | None:

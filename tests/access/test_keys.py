@@ -1,72 +1,60 @@
-"""Who is let in by which key, and what the others are told."""
+"""Keys of the configuration: which are known, what their holders may do, and how one stands in its header."""
 
 from __future__ import annotations
 
 import pytest
 
-from tallystick.access.keys import Demand, Keys, MissingKey, NoKeysConfigured, RefusedKey
-from tallystick.kernel.errors import TallyError
+from tallystick.access.callers import Scope
+from tallystick.access.keys import FORMAT, OF_CLIENTS, Keys, MissingKey, key_in
 
 KEYS = Keys(clients=frozenset({"shop", "both"}), admins=frozenset({"boss", "both"}))
-NO_KEYS = Keys(frozenset(), frozenset())
-FORMAT = "Invalid Authorization header format. Use: Bearer <api_key>"
 
 
-@pytest.mark.parametrize(
-    ("demand", "key"),
-    [
-        (Demand.CLIENT, "shop"),
-        (Demand.CLIENT, "both"),
-        (Demand.ANY, "shop"),
-        (Demand.ANY, "boss"),
-        (Demand.ADMIN, "boss"),
-        (Demand.ADMIN, "both"),
-    ],
-)
-def test_the_right_key_is_let_in(demand: Demand, key: str) -> None:
-    KEYS.check(demand, f"Bearer {key}")
-    KEYS.check(demand, f"bearer   {key} ")
+@pytest.mark.parametrize("header", ["Bearer shop", "bearer shop", "BEARER   shop "])
+def test_the_scheme_is_written_in_any_case(header: str) -> None:
+    assert key_in(header) == "shop"
 
 
-@pytest.mark.parametrize(
-    ("keys", "demand", "header", "refusal", "text"),
-    [
-        (KEYS, Demand.ANY, None, MissingKey, "Missing Authorization header"),
-        (KEYS, Demand.ANY, "", MissingKey, FORMAT),
-        (KEYS, Demand.ANY, "shop", MissingKey, FORMAT),
-        (KEYS, Demand.ANY, "Bearer", MissingKey, FORMAT),
-        (KEYS, Demand.ANY, "Bearer  ", MissingKey, FORMAT),
-        (KEYS, Demand.ANY, "Token shop", MissingKey, FORMAT),
-        (KEYS, Demand.ANY, "Bearer nobody", RefusedKey, "Invalid API key"),
-        (KEYS, Demand.ANY, "Bearer sho", RefusedKey, "Invalid API key"),
-        (KEYS, Demand.ANY, "Bearer \udcff", RefusedKey, "Invalid API key"),
-        (KEYS, Demand.CLIENT, "Bearer boss", RefusedKey, "Invalid API key"),
-        (KEYS, Demand.ADMIN, "Bearer shop", RefusedKey, "Admin API key required for this endpoint"),
-        (KEYS, Demand.ADMIN, "Bearer nobody", RefusedKey, "Invalid API key"),
-        (NO_KEYS, Demand.ANY, "Bearer shop", NoKeysConfigured, "Service not configured - no API keys available"),
-        (NO_KEYS, Demand.CLIENT, None, NoKeysConfigured, "Service not configured - no API keys available"),
-        (NO_KEYS, Demand.ADMIN, "Bearer x", NoKeysConfigured, "Admin API keys not configured for this endpoint"),
-    ],
-)
-def test_everybody_else_is_told_why_not(
-    keys: Keys, demand: Demand, header: str | None, refusal: type[TallyError], text: str
-) -> None:
-    with pytest.raises(refusal) as caught:
-        keys.check(demand, header)
-    assert str(caught.value) == text
+@pytest.mark.parametrize("header", ["", "shop", "Bearer", "Bearer  ", "Token shop", "Basic c2hvcDo="])
+def test_another_format_is_refused_in_the_words_of_the_credits_service(header: str) -> None:
+    with pytest.raises(MissingKey) as refused:
+        key_in(header)
+    assert (refused.value.detail, refused.value.status) == (FORMAT, 401)
 
 
-def test_a_set_of_keys_alone_is_enough_for_what_it_may_do() -> None:
-    only_admins = Keys(frozenset(), frozenset({"boss"}))
-    only_admins.check(Demand.ANY, "Bearer boss")
-    with pytest.raises(NoKeysConfigured):
-        only_admins.check(Demand.CLIENT, "Bearer boss")
-    only_clients = Keys(frozenset({"shop"}), frozenset())
-    only_clients.check(Demand.ANY, "Bearer shop")
-    with pytest.raises(NoKeysConfigured, match="Admin API keys not configured for this endpoint"):
-        only_clients.check(Demand.ADMIN, "Bearer shop")
+def test_no_header_is_another_thing() -> None:
+    with pytest.raises(MissingKey, match=r"^Missing Authorization header$"):
+        key_in(None)
 
 
 def test_other_schemes_hold_where_they_are_named() -> None:
-    KEYS.check(Demand.ANY, "Token shop", ("bearer", "token"))
-    KEYS.check(Demand.NOTHING, None)
+    assert key_in("Token shop", ("bearer", "token")) == "shop"
+
+
+def test_clients_and_administrators_are_two_sets() -> None:
+    shop, boss, both = (KEYS.caller(key) for key in ("shop", "boss", "both"))
+    assert shop is not None
+    assert boss is not None
+    assert both is not None
+    assert shop.scopes == OF_CLIENTS
+    assert boss.scopes == {Scope.ADMIN}
+    assert both.scopes == OF_CLIENTS | {Scope.ADMIN}
+    assert all(caller.sender is None for caller in (shop, boss, both))
+    assert len({shop.id, boss.id, both.id}) == 3
+
+
+@pytest.mark.parametrize("key", ["", "sho", "shopp", "SHOP", "nobody", "\udcff", "ü"])
+def test_nobody_else_is_known(key: str) -> None:
+    assert KEYS.caller(key) is None
+
+
+def test_without_keys_there_are_none() -> None:
+    assert not Keys(frozenset(), frozenset())
+    assert Keys(frozenset(), frozenset()).caller("shop") is None
+    assert Keys(frozenset(), frozenset({"boss"}))
+
+
+def test_a_key_is_not_shown_where_the_set_is() -> None:
+    known = Keys(frozenset({"planted-secret"}), frozenset())  # pragma: allowlist secret
+    caller = known.caller("planted-secret")
+    assert "planted-secret" not in repr(caller)

@@ -152,7 +152,7 @@ async def test_a_grant_that_ends_pays_for_what_was_used_before(
     tick = timedelta(microseconds=1)
     await submit(service, measurement("org", 15, at=clock.now()), measurement(ada, 5, at=IN_MARCH))
     clock.set(end - tick)
-    assert await service.due.run_due() == {"agreements": 0, "grants": 0, "holds": 0}
+    assert await service.due.run_due() == {"agreements": 0, "grants": 0, "holds": 0, "notices": 0}
     assert (await balance(service, ada)).used == 0
     clock.set(end)
     await submit(service, measurement(ada, 300, at=MARCH.end))  # by a clock that is ahead: April is not the grant's

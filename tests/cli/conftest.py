@@ -159,5 +159,6 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
 def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if re.match("TALLY_(?!TEST_)", name)]:
         monkeypatch.delenv(name)
-    for name in ("API_KEYS", "ADMIN_API_KEYS", "PORT", "OIDC_ISSUER", "CF_CLIENT_ID", "CF_CLIENT_SECRET", "CF_API_URL"):
+    keys = ("API_KEYS", "ADMIN_API_KEYS", "AUTH_TOKEN", "TWO_FA")
+    for name in (*keys, "PORT", "OIDC_ISSUER", "CF_CLIENT_ID", "CF_CLIENT_SECRET", "CF_API_URL"):
         monkeypatch.delenv(name, raising=False)

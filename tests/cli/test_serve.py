@@ -117,7 +117,7 @@ def test_many_requests_pass_one_connection_however_long_their_bodies_are(server:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "set TALLY_API_KEYS"),
+        ([], "make one with `tally key create NAME --scope admin`, set TALLY_API_KEYS"),
         (["--dev", "--host", "0.0.0.0"], "--dev listens on loopback only, which 0.0.0.0 is not"),
         (["--dev", "--port", "70000"], "--port"),
     ],

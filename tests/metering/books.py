@@ -77,7 +77,11 @@ delete from job_failures; delete from job_slots; delete from job_schedule; delet
 delete from procrastinate_events; delete from procrastinate_periodic_defers; delete from procrastinate_jobs;
 delete from procrastinate_workers;
 delete from prices; delete from resource_kinds; delete from meters; delete from outbox_events;
-delete from agents; delete from customers;
+delete from webhook_deliveries; delete from webhook_endpoints;
+delete from notices; delete from notice_wallets;
+delete from notice_rules where customer_id is not null or kind <> 'share';
+delete from notice_days; delete from notice_progress; delete from customer_maintainers;
+delete from agents; delete from api_keys; delete from customers;
 delete from assets where ledger > 1000;
 update holds_checked set sequence = 0;
 update catalogue set version = version + 1"""

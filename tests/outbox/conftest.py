@@ -12,10 +12,13 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from tallystick.kernel.clock import TestClock
-from tallystick.outbox.compliance import BLOCK, DEAD, ORDERS, UNBLOCK
+from tallystick.outbox.compliance import BLOCK, ORDERS, UNBLOCK
+from tallystick.outbox.inbox import DEAD
 from tallystick.outbox.publisher import EXCHANGES
+from tallystick.outbox.usage import USAGE
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
+from tests.doubles.webhook_receiver import Receiver
 from tests.metering.books import assert_books_hold
 from tests.outbox.rabbitmq import RabbitMQ, running_rabbitmq
 
@@ -31,6 +34,21 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield node
 
 
+@pytest.fixture(scope="session")
+def receiver_process() -> Iterator[Receiver]:
+    """Somebody who receives webhooks, for all tests."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def receiver(receiver_process: Receiver) -> Receiver:
+    """The receiver as it is when all is well."""
+    receiver_process.tell("reset")
+    return receiver_process
+
+
 @pytest.fixture
 def broker_url(request: pytest.FixtureRequest) -> str:
     """The broker that ``TALLY_TEST_AMQP_URL`` names, or our own."""
@@ -42,7 +60,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 async def channel(broker_url: str) -> AsyncIterator[AbstractChannel]:
     """Of a subscriber. The broker is as good as new before."""
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
-        for queue in (DEAD, f"{BLOCK}_queue", f"{UNBLOCK}_queue"):
+        for queue in (DEAD, USAGE, f"{BLOCK}_queue", f"{UNBLOCK}_queue"):
             await channel.queue_delete(queue)
         for exchange in (*EXCHANGES, ORDERS, DEAD):
             await channel.exchange_delete(exchange)

@@ -53,7 +53,8 @@ async def test_what_is_sent_is_what_the_catalogue_shows(service: Service, subscr
     async with service.messaging.running(), asking(service) as client:
         await live(client)
         heard = await everything.hear(len(TYPES))
-    assert {str(message.type) for message in heard} == set(CATALOGUE)
+    life = {kind for kind in CATALOGUE if kind.startswith(("account.", "agent."))}  # others: where they are caused
+    assert {str(message.type) for message in heard} == life
     for message in heard:
         document = json.loads(message.body)
         assert document["type"] == f"tallystick.{message.type}"

@@ -14,7 +14,8 @@ from aio_pika.abc import AbstractChannel, AbstractExchange
 
 from tallystick.kernel.clock import TestClock
 from tallystick.kernel.errors import InvalidInput
-from tallystick.outbox.compliance import DEAD, MAX_BODY_BYTES, ORDERS, read_id
+from tallystick.outbox.compliance import MAX_BODY_BYTES, ORDERS, read_id
+from tallystick.outbox.inbox import DEAD
 from tallystick.outbox.messages import EVENTS, ORIGINAL
 from tallystick.service import Service, open_service
 from tests.outbox.conftest import Subscribe, Subscriber, events_on

@@ -27,7 +27,7 @@ DEATH_TIMEOUT_SECONDS = 20
 
 @dataclass
 class Server:
-    """``tally serve --dev`` with its books in ``data_dir``, or on the database at ``database_url``."""
+    """``tally serve`` with its books in ``data_dir``, or on the database at ``database_url``."""
 
     data_dir: Path
     database_url: str | None = None
@@ -35,8 +35,8 @@ class Server:
     port: int = 0  # 0 takes a free one
     settings: dict[str, str] = field(default_factory=dict, repr=False)
     """Further ones, as variables of its environment."""
-    options: tuple[str, ...] = ()
-    """Further ones of the command."""
+    options: tuple[str, ...] = ("--dev",)
+    """Of the command."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> Server:
@@ -46,7 +46,7 @@ class Server:
 
     def launch(self) -> None:
         """Starts the process. Should the tests be killed, the kernel stops it."""
-        serve = ["serve", "--dev", "--port", str(self.port), "--data-dir", str(self.data_dir), "--json"]
+        serve = ["serve", "--port", str(self.port), "--data-dir", str(self.data_dir), "--json"]
         tally = [sys.executable, "-m", "tallystick.cli", *serve, *self.options]
         with (self.data_dir / "service.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -147,7 +147,7 @@ def test_the_schedule_pulls_what_the_exporter_said(make_server: MakeServer, tmp_
     began = datetime.now(UTC).replace(microsecond=0)
     server = make_server()
     with UsageExporter("1", "1024") as exporter, running_prometheus(tmp_path, exporter.address) as prometheus:
-        server.options = ("--clock", began.isoformat())
+        server.options = ("--dev", "--clock", began.isoformat())
         server.settings = {
             "TALLY_PROMETHEUS_URL": prometheus,
             "TALLY_PULL_STEP_SECONDS": "1",

@@ -33,6 +33,7 @@ def settings(**chosen: Any) -> Settings:
         "dev": True,
         "api_keys": "",
         "admin_api_keys": "",
+        "key_requests_per_minute": None,
         "cors_allowed_origins": "",
         "project_whitelist": None,
         "auth_token": None,

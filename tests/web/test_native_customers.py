@@ -46,6 +46,8 @@ async def test_a_customer_is_created_and_shown(client: httpx.AsyncClient) -> Non
     assert {name: shown[name] for name in shown if name != "id"} == {
         **asked,
         "posting_policy": "immediate",
+        "region": "nam",
+        "vip": False,
         "created_at": "2026-11-20T12:00:00Z",
         "balances": [],
     }

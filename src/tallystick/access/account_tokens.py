@@ -14,6 +14,7 @@ from tallystick.kernel.errors import TallyError
 
 TOKEN_HEADER = "x-token"  # noqa: S105  # the name of a header
 SECOND_FACTOR_HEADER = "two-fa"
+INVALID_TOKEN = "Invalid X-Token header"  # noqa: S105  # a sentence
 
 
 class HeaderMissing(TallyError):
@@ -32,27 +33,26 @@ class HeaderRefused(TallyError):
 
 @dataclass(frozen=True, slots=True)
 class AccountTokens:
-    """What the headers must say; ``None``: the settings leave it out."""
+    """What the headers must say; what the settings leave out, ``None``, is not asked for if the service ``is_open``."""
 
     token: str | None
     second_factor: str | None
+    is_open: bool
 
-    def check(self, token: str | None, second_factor: str | None, *, erases: bool, is_open: bool) -> None:
-        """Returns if a call may go on; ``is_open`` says that what the settings leave out is not asked for.
+    def check_token(self, given: str | None) -> None:
+        """Raises ``HeaderMissing``, ``HeaderRefused`` or ``NoKeysConfigured``."""
+        self._compare(self.token, given, TOKEN_HEADER, INVALID_TOKEN)
 
-        Raises ``HeaderMissing``, ``HeaderRefused`` or ``NoKeysConfigured``.
-        """
-        _compare(self.token, token, TOKEN_HEADER, "Invalid X-Token header", is_open=is_open)
-        if erases:
-            _compare(self.second_factor, second_factor, SECOND_FACTOR_HEADER, "Invalid 2FA header", is_open=is_open)
+    def check_second_factor(self, given: str | None) -> None:
+        """Raises ``HeaderMissing``, ``HeaderRefused`` or ``NoKeysConfigured``."""
+        self._compare(self.second_factor, given, SECOND_FACTOR_HEADER, "Invalid 2FA header")
 
-
-def _compare(wanted: str | None, given: str | None, header: str, refusal: str, *, is_open: bool) -> None:
-    if wanted is None:
-        if is_open:
-            return
-        raise NoKeysConfigured("Service not configured: set AUTH_TOKEN and TWO_FA")
-    if given is None:
-        raise HeaderMissing("Field required", field=header)
-    if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
-        raise HeaderRefused(refusal, field=header)
+    def _compare(self, wanted: str | None, given: str | None, header: str, refusal: str) -> None:
+        if wanted is None:
+            if self.is_open:
+                return
+            raise NoKeysConfigured("Service not configured: set AUTH_TOKEN and TWO_FA")
+        if given is None:
+            raise HeaderMissing("Field required", field=header)
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
+            raise HeaderRefused(refusal, field=header)

@@ -1,32 +1,25 @@
-"""API keys: who may call, told by a bearer key of the configuration.
+"""Keys of the configuration: ``API_KEYS`` of clients, ``ADMIN_API_KEYS`` of administrators.
 
-Clients' keys and administrators' keys are two sets; neither contains the other. Statuses and texts of refusals are the
-ones that callers of the credits service know, and hold for every surface.
+They are two sets; neither contains the other. Statuses and texts of refusals are the ones that callers of the credits
+service know, and hold for every surface.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, field
+from typing import Final
 
+from tallystick.access.callers import Caller, Scope
 from tallystick.kernel.errors import TallyError
+from tallystick.kernel.ids import derived_id
 
-FORMAT = "Invalid Authorization header format. Use: Bearer <api_key>"
+FORMAT: Final = "Invalid Authorization header format. Use: Bearer <api_key>"
+INVALID: Final = "Invalid API key"
 
-
-class Demand(Enum):
-    """What a route asks of its caller."""
-
-    NOTHING = auto()
-    CLIENT = auto()  # a client key and nothing else
-    ANY = auto()  # a client key or an administrator's
-    ADMIN = auto()  # an administrator's key
-    TOKEN = auto()  # an administrator's token of the OIDC issuer, which no key stands for
-    ACCOUNT_TOKEN = auto()  # the token of the account management
-    SECOND_FACTOR = auto()  # that, and its second factor
-    CUSTOMER_TOKEN = auto()  # that, or one that names the customer whose usage its bearer may see
+OF_CLIENTS: Final = frozenset({Scope.USAGE_WRITE, Scope.BILLING_READ, Scope.BILLING_CHARGE})
+OF_ADMINS: Final = frozenset({Scope.ADMIN})
 
 
 class MissingKey(TallyError):
@@ -52,46 +45,45 @@ class NoKeysConfigured(TallyError):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of the configuration."""
+    """The keys of the configuration, all of operators."""
 
     clients: frozenset[str]
     admins: frozenset[str]
+    _known: tuple[tuple[bytes, Caller], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = [(_bytes(key), self._caller(key)) for key in sorted(self.clients | self.admins)]
+        object.__setattr__(self, "_known", tuple(known))
 
     def __bool__(self) -> bool:
         return bool(self.clients or self.admins)
 
-    def check(self, demand: Demand, authorization: str | None, schemes: Collection[str] = ("bearer",)) -> None:
-        """Returns if the ``Authorization`` header meets the demand.
+    def caller(self, key: str) -> Caller | None:
+        """Who calls with this key, if it is known.
 
-        Raises ``MissingKey``, ``RefusedKey`` or ``NoKeysConfigured``.
+        Compares with every known key, each in constant time, so that how long it takes tells nothing of any of them.
         """
-        if demand is Demand.NOTHING:
-            return
-        if demand is Demand.ADMIN and not self.admins:
-            raise NoKeysConfigured("Admin API keys not configured for this endpoint")
-        if not (self.clients or (self.admins and demand is not Demand.CLIENT)):
-            raise NoKeysConfigured("Service not configured - no API keys available")
-        key = _key_in(authorization, schemes)
-        is_client, is_admin = _is_one_of(key, self.clients), _is_one_of(key, self.admins)
-        if demand is Demand.ADMIN and is_client and not is_admin:
-            raise RefusedKey("Admin API key required for this endpoint")
-        enough = {Demand.CLIENT: is_client, Demand.ANY: is_client or is_admin, Demand.ADMIN: is_admin}
-        if not enough.get(demand, False):
-            raise RefusedKey("Invalid API key")
+        given, found = _bytes(key), None
+        for known, caller in self._known:
+            if hmac.compare_digest(given, known):
+                found = caller
+        return found
+
+    def _caller(self, key: str) -> Caller:
+        clients = OF_CLIENTS if key in self.clients else frozenset[Scope]()
+        admins = OF_ADMINS if key in self.admins else frozenset[Scope]()
+        return Caller(clients | admins, id=derived_id("configured key", _bytes(key)))
 
 
-def _key_in(authorization: str | None, schemes: Collection[str]) -> str:
+def key_in(authorization: str | None, schemes: Collection[str] = ("bearer",)) -> str:
+    """The key in an ``Authorization`` header. Raises ``MissingKey``."""
     if authorization is None:
         raise MissingKey("Missing Authorization header")
     scheme, _, key = authorization.partition(" ")
-    if scheme.lower() not in schemes or not key.strip():
+    if scheme.lower() not in schemes or not (key := key.strip()):
         raise MissingKey(FORMAT)
-    return key.strip()
+    return key
 
 
-def _is_one_of(key: str, known: frozenset[str]) -> bool:
-    """Compares with every known key, each in constant time, so that how long it takes tells nothing of any of them."""
-    found = False
-    for one in known:
-        found |= hmac.compare_digest(key.encode(errors="surrogateescape"), one.encode(errors="surrogateescape"))
-    return found
+def _bytes(key: str) -> bytes:
+    return key.encode(errors="surrogateescape")

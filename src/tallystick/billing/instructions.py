@@ -21,6 +21,7 @@ from tallystick.kernel.money import format_amount
 from tallystick.ledger.contract import Ledger, LedgerRefusal, Result, Status
 from tallystick.ledger.desk import Answer, Desk, fingerprint
 from tallystick.ledger.grant_model import DEFAULT_PRIORITY
+from tallystick.ledger.grants import Listener
 from tallystick.ledger.wallets import (
     CreditPolicy,
     InsufficientCredits,
@@ -85,8 +86,11 @@ _Move = Callable[[AsyncConnection, Sequence[Movement]], Awaitable[list[Result]]]
 class Instructions:
     """Opens wallets, tops them up, grants and bills."""
 
-    def __init__(self, desk: Desk, customers: Customers, ledger: Ledger, wallets: Wallets) -> None:
+    def __init__(
+        self, desk: Desk, customers: Customers, ledger: Ledger, wallets: Wallets, listener: Listener | None = None
+    ) -> None:
         self._desk = desk
+        self._listener = listener
         self._customers = customers
         self._ledger = ledger
         self._wallets = wallets
@@ -156,7 +160,9 @@ class Instructions:
         if told := [each for each in done if _tells(each)]:
             await conn.execute(_SQL.describe, _columns(told))
         if incomes := [each for each in done if each.instruction.type != "bill"]:
-            await conn.execute(_SQL.note_grants, _columns(incomes) | {"priority": DEFAULT_PRIORITY})
+            noted = await conn.execute(_SQL.note_grants, _columns(incomes) | {"priority": DEFAULT_PRIORITY})
+            if self._listener is not None:
+                await self._listener.grants_made(conn, await noted.fetchall())
 
 
 def _tells(due: _Due) -> bool:

@@ -4,7 +4,7 @@ select *
 from unnest(:payers::uuid[], :transfer_ids::uuid[], :types::text[], :descriptions::text[])
 on conflict do nothing
 
--- name: note_grants!
+-- name: note_grants
 -- Whatever comes in is a grant (ledger/grants.py). A transfer from an attempt that was lost may be older than a checkpoint that does not know
 -- of its grant.
 with came as (
@@ -19,7 +19,11 @@ with came as (
     join ledger_transfers as t on t.customer_id = p.id and t.id = new.transfer_id and t.amount > 0
     on conflict do nothing
     returning customer_id, id, ledger
+),
+forgotten as (
+    delete from grant_checkpoints as p
+    using came as c, ledger_transfers as t
+    where p.customer_id = c.customer_id and p.ledger = c.ledger and t.customer_id = c.customer_id and t.id = c.id
+        and t.sequence <= p.sequence
 )
-delete from grant_checkpoints as p
-using came as c, ledger_transfers as t
-where p.customer_id = c.customer_id and p.ledger = c.ledger and t.customer_id = c.customer_id and t.id = c.id and t.sequence <= p.sequence
+select customer_id, id from came

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -109,11 +109,26 @@ def check_over(month: Month, now: datetime) -> None:
         raise InvalidInput(f"month must be over before it is posted, which {month} is not", field="month")
 
 
+class Listener(Protocol):
+    """Who hears of postings, by payer and id, in the transaction that makes them."""
+
+    async def usage_posted(self, conn: AsyncConnection, places: Collection[tuple[UUID, UUID]]) -> None: ...
+
+
 class Postings:
     """Posts, and lists what was posted."""
 
-    def __init__(self, pool: Pool, clock: Clock, zone: ZoneInfo, pricing: Pricing, wallets: Wallets) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        clock: Clock,
+        zone: ZoneInfo,
+        pricing: Pricing,
+        wallets: Wallets,
+        listener: Listener | None = None,
+    ) -> None:
         self._pool = pool
+        self._listener = listener
         self._clock = clock
         self._zone = zone
         self._pricing = pricing
@@ -247,6 +262,8 @@ class Postings:
         await conn.execute(_SQL.describe, {**_names(moving), "descriptions": descriptions})
         movements = [posting.movement for posting in moving]
         await self._wallets.charge(conn, movements)
+        if self._listener is not None:
+            await self._listener.usage_posted(conn, [(UUID(posting.place.payer), posting.id) for posting in postings])
         return movements
 
 

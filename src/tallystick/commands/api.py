@@ -56,8 +56,14 @@ class Api:
     async def put(self, *path: str, json: object) -> Any:
         return await self._ask("PUT", _native(path), json=json)
 
+    async def patch(self, *path: str, json: object) -> Any:
+        return await self._ask("PATCH", _native(path), json=json)
+
     async def post(self, *path: str, json: object, headers: dict[str, str] | None = None) -> Any:
         return await self._ask("POST", _native(path), json=json, headers=headers)
+
+    async def delete(self, *path: str) -> Any:
+        return await self._ask("DELETE", _native(path))
 
     async def send(self, path: str, content: bytes, content_type: str, *, method: str = "POST") -> Any:
         """Sends a body as it is to any path: usage in a sender's format, or a mended piece of it."""

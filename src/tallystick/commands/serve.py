@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tallystick import __version__
 from tallystick.commands import console
 from tallystick.commands.options import DataDir, InvalidUsage, Json, read_settings
-from tallystick.database.embedded import EmbeddedPostgres
+from tallystick.database.embedded import EmbeddedPostgres, cluster_folder
 from tallystick.database.pool import redact
 from tallystick.jobs.books_clock import refuse_standing
 from tallystick.kernel.errors import TallyError
@@ -49,6 +49,11 @@ MAX_CONNECTIONS = 2000
 COLLECT_AFTER_OBJECTS = 200_000
 """Python searches for cycles after so many new containers. A batch of 10,000 events makes some 30,000 of them and no
 cycle; with 10,000 here the searches cost a tenth of the throughput, with the usual 700 more."""
+
+NOBODY_LET_IN = (
+    "there is no key that anybody could call with: make one with `tally key create NAME --scope admin`, set "
+    "TALLY_API_KEYS or TALLY_ADMIN_API_KEYS, or use --dev to try it on this machine alone"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +86,7 @@ def serve(
     settings = read_settings(dev=dev or None, host=host, port=port, data_dir=data_dir, worker=worker)
     rehearse_from = _read_clock(settings, clock)
     configure_logging(settings.log_level)
+    _refuse_without_books(settings)
     with contextlib.ExitStack() as resources:
         listener = resources.enter_context(_bind(settings))
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -116,17 +122,37 @@ def _read_clock(settings: Settings, text: str | None) -> datetime | None:
     raise InvalidUsage("--clock must be an instant with a zone, as 2026-01-01T00:00:00Z", field="clock")
 
 
+# Who is let in
+
+
+def _lets_somebody_in(settings: Settings) -> bool:
+    """Whether the settings alone say who may call."""
+    named = (settings.dev, settings.client_keys, settings.admin_keys, settings.auth_token, settings.oidc_issuer)
+    return any(named)
+
+
+def _refuse_without_books(settings: Settings) -> None:
+    """Raises ``InvalidUsage`` if nobody can have a key, because there are no books yet to keep one in."""
+    has_books = settings.database_url is not None or cluster_folder(settings.data_dir).exists()
+    if not (_lets_somebody_in(settings) or has_books):
+        raise InvalidUsage(NOBODY_LET_IN)
+
+
+async def _refuse_without_keys(service: Service) -> None:
+    """Raises ``InvalidUsage`` if the service would let nobody in, or everybody."""
+    if _lets_somebody_in(service.settings):
+        return
+    async with service.pool.connection() as conn:
+        if not await service.access.keys.any_active(conn):
+            raise InvalidUsage(NOBODY_LET_IN)
+
+
 # Where to listen
 
 
 @contextlib.contextmanager
 def _bind(settings: Settings) -> Iterator[socket.socket]:
-    """A socket at the address, not yet listening. Raises ``InvalidUsage`` if nobody would be asked for a key there."""
-    if not (settings.dev or settings.client_keys or settings.admin_keys or settings.oidc_issuer):
-        raise InvalidUsage(
-            "without keys the service would be open to everybody: set TALLY_API_KEYS, and TALLY_ADMIN_API_KEYS for "
-            "administrators, or use --dev to try it on this machine alone"
-        )
+    """A socket at the address, not yet listening. Raises ``InvalidUsage``, ``AddressUnusable``."""
     if settings.oidc_issuer and not settings.cf_client_id:
         raise InvalidUsage("TALLY_OIDC_ISSUER needs TALLY_CF_CLIENT_ID: for whom its tokens must be made")
     try:
@@ -152,9 +178,10 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_service(settings, url, rehearse_from=rehearse_from) as service:
+        await _refuse_without_keys(service)
         if service.rehearsal is None:
             refuse_standing(service.clock)
-        async with service.at_work(worker=settings.worker):
+        async with service.access.directory.running(), service.at_work(worker=settings.worker):
             server = _Server(_config(create_app(service)), lambda: _announce(service, listener, as_json=as_json))
             _tune_garbage_collection()
             serving = asyncio.create_task(server.serve([listener]))
@@ -239,7 +266,7 @@ def _announce(service: Service, listener: socket.socket, *, as_json: bool) -> No
     if as_json:
         console.print_json({"url": url, "docs": f"{url}/docs", "books": books, "pid": os.getpid()})
     else:
-        console.say(_banner(url, books, has_keys=bool(settings.client_keys or settings.admin_keys)))
+        console.say(_banner(url, books, has_keys=not settings.dev))
         if service.rehearsal is not None:
             now = service.clock.now().isoformat()
             console.say(f"A test clock stands at {now}; PUT {url}/api/v1/test-clock moves it.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
@@ -15,6 +16,8 @@ from tallystick.customers.service import EmailTaken, check_email
 from tallystick.database.queries import Queries
 from tallystick.kernel.clock import Clock
 from tallystick.kernel.errors import NotFound, TallyError
+from tallystick.kernel.ids import NIL
+from tallystick.kernel.paging import Page, foreign_cursor, next_cursor, read_cursor
 from tallystick.kernel.text import check_key
 
 _SQL = Queries(Path(__file__).with_suffix(".sql"))
@@ -36,6 +39,21 @@ class Agent:
         return self.blocked_at is not None
 
 
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """What is asked for when an agent is created."""
+
+    customer_id: UUID
+    email: str
+    name: str
+
+
+def check_new(new: NewAgent) -> None:
+    """Raises ``InvalidInput`` for a field that breaks its rule, whoever else there is."""
+    check_email(new.email)
+    check_key(new.name, "name")
+
+
 class Agents:
     """Works in the caller's transaction.
 
@@ -46,17 +64,22 @@ class Agents:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    async def create(self, conn: AsyncConnection, customer_id: UUID, email: str, name: str) -> Agent:
-        """Creates an agent. Raises ``InvalidInput``, ``EmailTaken``, ``NotFound`` if the customer is gone."""
-        agent_id = uuid4()
-        fields = {"email": check_email(email), "name": check_key(name, "name")}
-        parameters = {"id": agent_id, "customer_id": customer_id, "now": self._clock.now(), **fields}
-        cursor = await conn.execute(_SQL.insert, parameters)
-        if cursor.rowcount == 0:
-            if await (await conn.execute(_SQL.email_taken, {"email": email})).fetchone():
-                raise _taken(email)
-            raise NotFound(f"there is no customer {customer_id}", field="customer")
-        return await self.get(conn, agent_id)
+    async def admit(self, conn: AsyncConnection, new: Mapping[UUID, NewAgent]) -> dict[UUID, Agent | TallyError]:
+        """Creates many agents under these ids, or says why not. They were checked (``check_new``).
+
+        Repeating it answers the same. ``EmailTaken``, or ``NotFound`` if the customer is gone.
+        """
+        parameters = {
+            "ids": list(new),
+            "customer_ids": [each.customer_id for each in new.values()],
+            "emails": [each.email for each in new.values()],
+            "names": [each.name for each in new.values()],
+            "now": self._clock.now(),
+        }
+        await conn.execute(_SQL.insert, parameters)
+        rows = await (await conn.execute(_SQL.by_ids, {"ids": list(new)})).fetchall()
+        stand = {agent.id: agent for agent in (Agent(*row) for row in rows)}
+        return {id_: stand.get(id_) or await self._refusal(conn, each) for id_, each in new.items()}
 
     async def get(self, conn: AsyncConnection, agent_id: UUID) -> Agent:
         """Raises ``NotFound``."""
@@ -74,6 +97,20 @@ class Agents:
         ((total,),) = await (await conn.execute(_SQL.count, wanted)).fetchall()
         rows = await conn.execute(_SQL.page, {"skip": min(skip, total), "limit": limit, **wanted})
         return [Agent(*row) for row in await rows.fetchall()], total
+
+    async def of_customer(
+        self, conn: AsyncConnection, customer_id: UUID, cursor: str | None, limit: int
+    ) -> Page[Agent]:
+        """Agents of one customer in the order of their names. Raises ``InvalidInput`` for a strange cursor."""
+        after_name, after_id = read_cursor(cursor, 2) or ("", str(NIL))
+        try:
+            after = {"after_name": after_name, "after_id": UUID(after_id)}
+        except ValueError:
+            raise foreign_cursor() from None
+        rows = await conn.execute(_SQL.of_customer, {"customer_id": customer_id, "limit": limit + 1, **after})
+        agents = [Agent(*row) for row in await rows.fetchall()]
+        shown, more = agents[:limit], len(agents) > limit
+        return Page(shown, next_cursor(shown[-1].name, str(shown[-1].id)) if more else None)
 
     async def change(self, conn: AsyncConnection, agent_id: UUID, email: str | None, name: str | None) -> Agent:
         """Changes what is given. Raises ``InvalidInput``, ``NotFound``, ``EmailTaken``."""
@@ -105,6 +142,11 @@ class Agents:
         """Deletes the agents of these customers, or of all."""
         rows = await conn.execute(_SQL.delete_of_customers, {"customer_ids": customer_ids})
         return [Agent(*row) for row in await rows.fetchall()]
+
+    async def _refusal(self, conn: AsyncConnection, new: NewAgent) -> TallyError:
+        if await (await conn.execute(_SQL.has_customer, {"customer_id": new.customer_id})).fetchone():
+            return _taken(new.email)
+        return NotFound(f"there is no customer {new.customer_id}", field="customer")
 
     async def _one(self, conn: AsyncConnection, query: str, named: object, **parameters: Any) -> Agent:
         row = await (await conn.execute(query, parameters)).fetchone()

@@ -1,11 +1,17 @@
 -- name: insert!
--- Nothing if the e-mail is taken, or the customer is gone.
+-- Those whose e-mail nobody has and whose customer is there, in an order in which transactions that create the same ones do not wait in circles.
 insert into agents (id, customer_id, email, name, created_at)
-select :id, c.id, :email, :name, :now from customers as c where c.id = :customer_id and c.deleted_at is null
+select new.id, c.id, new.email, new.name, :now
+from unnest(:ids::uuid[], :customer_ids::uuid[], :emails::text[], :names::text[]) as new (id, customer_id, email, name)
+join customers as c on c.id = new.customer_id and c.deleted_at is null
+order by lower(new.email)
 on conflict do nothing
 
--- name: email_taken
-select true from agents where lower(email) = lower(:email)
+-- name: by_ids
+select id, customer_id, email, name, blocked_at, created_at from agents where id = any (:ids::uuid[])
+
+-- name: has_customer
+select true from customers where id = :customer_id and deleted_at is null
 
 -- name: get
 select id, customer_id, email, name, blocked_at, created_at from agents where id = :id
@@ -19,6 +25,13 @@ from agents
 where :customer_id::uuid is null or customer_id = :customer_id
 order by name, id
 offset :skip limit :limit
+
+-- name: of_customer
+select id, customer_id, email, name, blocked_at, created_at
+from agents
+where customer_id = :customer_id and (name, id) > (:after_name, :after_id)
+order by name, id
+limit :limit
 
 -- name: count
 select count(*) from agents where :customer_id::uuid is null or customer_id = :customer_id

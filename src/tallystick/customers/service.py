@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
@@ -41,11 +43,18 @@ class Deleted(NamedTuple):
     vip: bool
 
 
+class Listener(Protocol):
+    """Who hears of new customers, in the transaction that creates them."""
+
+    async def customers_came(self, conn: AsyncConnection, customers: Sequence[Customer]) -> None: ...
+
+
 class Customers:
     """Whoever is metered or pays. Works in the caller's transaction."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, listener: Listener | None = None) -> None:
         self._clock = clock
+        self._listener = listener
 
     async def create(self, conn: AsyncConnection, new: NewCustomer, customer_id: UUID | None = None) -> Customer:
         """Creates a customer, under an id of its own if none is given.
@@ -53,35 +62,26 @@ class Customers:
         Raises ``InvalidInput`` for a field that breaks its rule or names an unknown parent or payer, ``Conflict`` if
         the key or the e-mail is taken.
         """
-        check_key(new.key, "key")
-        if new.name is not None:
-            check_text(new.name, "name")
-        if new.email is not None:
-            check_email(new.email)
-        check_policies(new.credit_policy, new.posting_policy)
+        check_new(new)
         parent_id = await self._id_of(conn, new.parent, "parent")
         if parent_id is not None:
             await check_room_below(conn, parent_id)
+        payer_id = await self._payer_id(conn, new.payer)
         now = self._clock.now()
-        cursor = await conn.execute(
-            _SQL.insert,
-            {
-                "id": customer_id or new_id(now),
-                "key": new.key,
-                "name": new.name,
-                "email": new.email,
-                "parent_id": parent_id,
-                "payer_id": await self._payer_id(conn, new.payer),
-                "credit_policy": new.credit_policy,
-                "posting_policy": new.posting_policy,
-                "region": new.region,
-                "vip": new.vip,
-                "now": now,
-            },
-        )
-        if cursor.rowcount == 0:
+        created = await self._insert(conn, {customer_id or new_id(now): new}, now, parent_id, payer_id)
+        if not created:
             raise await self._collision(conn, new)
-        return await self.get(conn, new.key)
+        return created[0]
+
+    async def admit(self, conn: AsyncConnection, new: Mapping[UUID, NewCustomer]) -> dict[UUID, Customer | Conflict]:
+        """Creates many customers under these ids, or says why not. They have neither parent nor payer, and were checked
+        (``check_new``). Repeating it answers the same.
+        """
+        created = {customer.id: customer for customer in await self._insert(conn, new, self._clock.now())}
+        if left := [customer_id for customer_id in new if customer_id not in created]:
+            rows = await (await conn.execute(_SQL.by_ids, {"ids": left})).fetchall()
+            created |= {customer.id: customer for customer in (Customer(*row) for row in rows)}
+        return {id_: created.get(id_) or await self._collision(conn, each) for id_, each in new.items()}
 
     async def get(self, conn: AsyncConnection, key: str) -> Customer:
         """The customer with this key. Raises ``NotFound``."""
@@ -98,21 +98,24 @@ class Customers:
             raise NotFound(f"there is no customer {customer_id}", field="id")
         return Customer(*row)
 
-    async def change(self, conn: AsyncConnection, key: str, change: CustomerChange) -> Customer:
-        """Changes what people know of a customer. Raises ``NotFound``, ``InvalidInput``, ``EmailTaken``."""
-        customer = await self.get(conn, key)
-        fields = {
-            "name": customer.name if change.name is None else check_text(change.name, "name"),
-            "email": customer.email if change.email is None else check_email(change.email),
-            "region": change.region or customer.region,
-            "vip": customer.vip if change.vip is None else change.vip,
-        }
+    async def change(self, conn: AsyncConnection, key: str, change: CustomerChange) -> tuple[Customer, Customer]:
+        """Changes what people know of a customer; answers with it as it was and as it is.
+
+        Changes of one customer take turns, so none takes back another. Raises ``NotFound``, ``InvalidInput``,
+        ``EmailTaken``.
+        """
+        if change.name is not None:
+            check_text(change.name, "name")
+        if change.email is not None:
+            check_email(change.email)
+        await conn.execute(_SQL.lock, {"key": check_key(key, "key")})
+        before = await self.get(conn, key)
         try:
             async with conn.transaction():
-                await conn.execute(_SQL.change, {"id": customer.id, **fields})
+                await conn.execute(_SQL.change, {"id": before.id, **asdict(change)})
         except UniqueViolation:
             raise _email_taken() from None
-        return await self.get(conn, key)
+        return before, await self.get(conn, key)
 
     async def delete(self, conn: AsyncConnection, customer_ids: list[UUID] | None) -> list[Deleted]:
         """Forgets what is personal of these customers, or of all; what they used and paid stays in the books.
@@ -187,9 +190,11 @@ class Customers:
         found = await self.find(conn, wanted)
         if missing := [key for key in wanted if key not in found]:
             now = self._clock.now()
-            ids = [new_id(now) for _ in missing]
-            policies = {"credit_policy": credit_policy, "posting_policy": posting_policy}
-            await conn.execute(_SQL.ensure, {"ids": ids, "keys": missing, "now": now, **policies})
+            named = {
+                new_id(now): NewCustomer(key, credit_policy=credit_policy, posting_policy=posting_policy)
+                for key in missing
+            }
+            await self._insert(conn, named, now)
             found |= await self.find(conn, missing)
         return found
 
@@ -205,21 +210,43 @@ class Customers:
         """
         if not new:
             return {}
-        keys = [key for _, key, _ in new]
-        parameters = {
-            "ids": [customer_id for customer_id, _, _ in new],
-            "keys": keys,
-            "policies": [policy for _, _, policy in new],
-            "now": self._clock.now(),
-        }
-        await conn.execute(_SQL.open, parameters)
-        stand = {payer.id for _, payer in (await self.find(conn, keys)).values()}
+        opened = {customer_id: NewCustomer(key, credit_policy=policy) for customer_id, key, policy in new}
+        await self._insert(conn, opened, self._clock.now())
+        stand = {payer.id for _, payer in (await self.find(conn, [key for _, key, _ in new])).values()}
         return {customer_id: Payer(customer_id, policy) for customer_id, _, policy in new if customer_id in stand}
 
     async def find(self, conn: AsyncConnection, keys: list[str]) -> dict[str, tuple[UUID, Payer]]:
         """Ids and payers of those keys that exist."""
         cursor = await conn.execute(_SQL.identify, {"keys": keys})
         return {key: (customer_id, Payer(*payer)) for key, customer_id, *payer in await cursor.fetchall()}
+
+    async def _insert(
+        self,
+        conn: AsyncConnection,
+        new: Mapping[UUID, NewCustomer],
+        now: datetime,
+        parent_id: UUID | None = None,
+        payer_id: UUID | None = None,
+    ) -> list[Customer]:
+        """Creates those customers, by id, whose keys and e-mails are not taken."""
+        parameters = {
+            "ids": list(new),
+            "keys": [each.key for each in new.values()],
+            "names": [each.name for each in new.values()],
+            "emails": [each.email for each in new.values()],
+            "credit_policies": [each.credit_policy for each in new.values()],
+            "posting_policies": [each.posting_policy for each in new.values()],
+            "regions": [each.region for each in new.values()],
+            "vips": [each.vip for each in new.values()],
+            "parent_id": parent_id,
+            "payer_id": payer_id,
+            "now": now,
+        }
+        ids = await (await conn.execute(_SQL.insert, parameters)).fetchall()
+        customers = [Customer(id=id_, created_at=now, **asdict(new[id_])) for (id_,) in ids]
+        if customers and self._listener is not None:
+            await self._listener.customers_came(conn, customers)
+        return customers
 
     async def _id_of(self, conn: AsyncConnection, key: str | None, field: str) -> UUID | None:
         if key is None:
@@ -243,6 +270,16 @@ class Customers:
 
 def _email_taken() -> EmailTaken:
     return EmailTaken("email is already used by another customer", field="email")
+
+
+def check_new(new: NewCustomer) -> None:
+    """Raises ``InvalidInput`` for a field that breaks its rule, whoever else there is."""
+    check_key(new.key, "key")
+    if new.name is not None:
+        check_text(new.name, "name")
+    if new.email is not None:
+        check_email(new.email)
+    check_policies(new.credit_policy, new.posting_policy)
 
 
 def check_policies(credit: CreditPolicy, posting: PostingPolicy) -> None:

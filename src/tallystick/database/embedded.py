@@ -88,7 +88,7 @@ class EmbeddedPostgres:
                 lock = DataFolderLock(data_dir)
                 undo.callback(lock.release)
                 _url_file(data_dir).unlink(missing_ok=True)
-                cluster = Cluster.prepare(data_dir / "postgres", server_user, binaries, tell)
+                cluster = Cluster.prepare(cluster_folder(data_dir), server_user, binaries, tell)
                 undo.callback(cluster.close)
                 server = cls(data_dir, lock, cluster)
                 undo.callback(server._end)
@@ -191,6 +191,11 @@ class EmbeddedPostgres:
 
     def _answers(self) -> bool:
         return pq.PGconn.ping(_url(self._cluster, "postgres").encode()) == pq.Ping.OK
+
+
+def cluster_folder(data_dir: Path) -> Path:
+    """Where the books of a data folder are; there are none yet if it is missing."""
+    return data_dir / "postgres"
 
 
 def attach(data_dir: Path) -> str | None:

@@ -28,5 +28,13 @@ SCHEDULE = (
     Entry("measure-usage", "1 * * * *", "UTC", missed="last"),  # what was not read in its hour cannot be read later
     Entry("pull-usage", "5 * * * *", "UTC", missed="last"),  # asks for whatever was missed
     Entry("post-usage", "1 6 1 * *", "business", missed="last"),  # posts every month that is not posted
+    Entry("watch-balances", "* * * * *", "UTC", missed="last"),  # follows whatever moved
     Entry("prune-jobs", "30 3 * * *", "UTC", missed="last"),
+    Entry("prune-webhooks", "40 3 * * *", "UTC", missed="last"),
 )
+
+
+def schedule_of(*, follows_ledger: bool, pulls_usage: bool) -> list[Entry]:
+    """The schedule without what there is nothing to do for: nobody is woken to ask no Prometheus."""
+    idle = {"watch-balances": not follows_ledger, "pull-usage": not pulls_usage}
+    return [entry for entry in SCHEDULE if not idle.get(entry.job)]

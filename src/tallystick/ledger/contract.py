@@ -255,3 +255,10 @@ class Ledger(Protocol):
 
         ``serialised`` says that this transaction has called ``serialise``: an engine may then answer from memory.
         """
+
+
+class Watch(Protocol):
+    """Whoever wants to know when an account has come to its alarm (``ledger_accounts.alarm_at``)."""
+
+    async def look(self, conn: AsyncConnection, ledger: Ledger, wallets: Collection[tuple[UUID, int]]) -> None:
+        """Looks at these customers' accounts of one asset, in the transaction that has moved something in them."""

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -57,6 +57,16 @@ Place = tuple[UUID, UUID]
 """A payer and the id of a grant."""
 
 
+class Listener(Protocol):
+    """Who hears of grants, in the transaction in which it happens."""
+
+    async def grants_made(self, conn: AsyncConnection, places: Collection[Place]) -> None:
+        """Their credits have come in."""
+
+    async def grants_ended(self, conn: AsyncConnection, ended: Sequence[tuple[CreditGrant, int]]) -> None:
+        """They have expired or were voided, with so many microunits left."""
+
+
 @dataclass(slots=True)
 class _Closings:
     """Grants to be looked at while nobody else can post: their wallets' state, and what can be taken out of those."""
@@ -65,15 +75,28 @@ class _Closings:
     folded: Folded
     available: dict[Wallet, int]
 
+    def of(self, grant: CreditGrant) -> CreditGrant:
+        """The grant as it was found."""
+        return self.grants[grant.payer.id, grant.id]
+
 
 class Grants:
     """Gives, expires and voids. Orders go through the desk."""
 
-    def __init__(self, clock: Clock, desk: Desk, ledger: Ledger, wallets: Wallets, find_payers: FindPayers) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        desk: Desk,
+        ledger: Ledger,
+        wallets: Wallets,
+        find_payers: FindPayers,
+        listener: Listener | None = None,
+    ) -> None:
         self._clock = clock
         self._desk = desk
         self._ledger = ledger
         self._wallets = wallets
+        self._listener = listener
         desk.register((GrantCredits.type, VoidGrant.type), of_customers(find_payers, self._handle))
 
     async def give(self, order: GrantCredits) -> tuple[CreditGrant, int]:
@@ -224,7 +247,9 @@ class Grants:
         movements = [Movement(grant.id, grant.payer, grant.ledger, grant.amount) for grant in grants]
         results = await self._wallets.grant(conn, movements, TransferCode.GRANT)
         standing = [grant for grant, result in zip(grants, results, strict=True) if result.stands]
-        await conn.execute(_SQL.came_in, _places((grant.payer.id, grant.id) for grant in standing))
+        came = await conn.execute(_SQL.came_in, _places((grant.payer.id, grant.id) for grant in standing))
+        if self._listener is not None:
+            await self._listener.grants_made(conn, await came.fetchall())
         return results
 
     async def _come_in_late(self, conn: AsyncConnection, grants: Sequence[CreditGrant], now: datetime) -> None:
@@ -266,6 +291,7 @@ class Grants:
             return
         head = await remaining.head(conn)
         endings = [_Ending(grant, closings) for grant in grants]
+        ended = [(each.grant, each.left) for each in endings if closings.of(each.grant).state == "granted"]
         taking = [ending for ending in endings if ending.transfer is not None]
         results = await self._wallets.post(
             conn,
@@ -284,6 +310,8 @@ class Grants:
             "head": head,
         }
         await conn.execute(_SQL.closed, columns)
+        if self._listener is not None:
+            await self._listener.grants_ended(conn, ended)
         if all(result.status is Status.CREATED for result in results):  # else the fold may not know all there is
             wallets = {ending.grant.wallet: ending.down for ending in endings}
             await remaining.keep(conn, Folded(wallets, await remaining.head(conn)), posts=True)

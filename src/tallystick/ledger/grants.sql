@@ -16,7 +16,7 @@ from unnest(
 )
 on conflict do nothing
 
--- name: came_in!
+-- name: came_in
 -- They are granted, and said why. A transfer from an attempt that was lost may be older than a checkpoint that does not know of it.
 with came as (
     update grants as g
@@ -30,10 +30,13 @@ forgotten as (
     using came as c, ledger_transfers as t
     where p.customer_id = c.customer_id and p.ledger = c.ledger and t.customer_id = c.customer_id and t.id = c.id
         and t.sequence <= p.sequence
+),
+described as (
+    insert into wallet_operations (customer_id, transfer_id, type, description)
+    select customer_id, id, 'grant', reason from came
+    on conflict do nothing
 )
-insert into wallet_operations (customer_id, transfer_id, type, description)
-select customer_id, id, 'grant', reason from came
-on conflict do nothing
+select customer_id, id from came
 
 -- name: closed!
 update grants as g

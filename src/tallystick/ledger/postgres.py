@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow
 
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
@@ -28,6 +29,7 @@ from tallystick.ledger.contract import (
     Status,
     Transfer,
     TransferFlags,
+    Watch,
     no_accounts,
 )
 from tallystick.ledger.model import Books
@@ -53,9 +55,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class PostgresLedger:
     """``contract.Ledger`` on PostgreSQL."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, watch: Watch | None = None) -> None:
         self._journal = Journal(clock)
         self._remembered = _Remembered()
+        self._watch = watch
 
     async def serialise(self, conn: AsyncConnection) -> None:
         await self._journal.serialise(conn)
@@ -80,9 +83,12 @@ class PostgresLedger:
                 posted, failed = books.collect()
                 as_sent = len(posted) == len(part) and posted == part
                 new_head = await self._journal.write(conn, columns if as_sent else Columns(posted), failed, new_head)
-            await _update_accounts(conn, [books.accounts[account_id] for account_id in books.changed], books.reserves)
+            changed = [books.accounts[account_id] for account_id in books.changed]
+            alarms = await _update_accounts(conn, changed, books.reserves) if changed else None
         if new_head != head:  # else nothing would tell, if this is taken back, that accounts opened here are gone
             self._remembered.keep(new_head, books.accounts)
+        if self._watch is not None and alarms is not None and (alarmed := await alarms.fetchall()):
+            await self._watch.look(conn, self, alarmed)
         return results
 
     async def promise(
@@ -324,9 +330,8 @@ def insist(results: Iterable[Result]) -> None:
         raise LedgerRefusal(f"the ledger refused a transfer: {refused[0]}")
 
 
-async def _update_accounts(conn: AsyncConnection, accounts: Sequence[Account], reserves: bool) -> None:
-    if not accounts:
-        return
+async def _update_accounts(conn: AsyncConnection, accounts: Sequence[Account], reserves: bool) -> AsyncCursor[TupleRow]:
+    """Gives whose accounts, of which asset, have come to their alarm by it."""
     parameters: dict[str, object] = {
         "customer_ids": UuidArray([account.customer_id for account in accounts]),
         "ids": UuidArray([account.id for account in accounts]),
@@ -334,14 +339,13 @@ async def _update_accounts(conn: AsyncConnection, accounts: Sequence[Account], r
         "credits_posted": array([account.credits_posted for account in accounts]),
     }
     if not reserves:
-        await conn.execute(_SQL.update_posted, parameters)
-        return
+        return await conn.execute(_SQL.update_posted, parameters)
     parameters |= {
         "flags": array([int(account.flags) for account in accounts]),
         "debits_pending": array([account.debits_pending for account in accounts]),
         "credits_pending": array([account.credits_pending for account in accounts]),
     }
-    await conn.execute(_SQL.update_accounts, parameters)
+    return await conn.execute(_SQL.update_accounts, parameters)
 
 
 def _places(places: Collection[Place]) -> dict[str, object]:

@@ -56,19 +56,30 @@ select customer_id, id, status, :now
 from unnest(:customer_ids::uuid[], :ids::uuid[], :statuses::text[]) as new (customer_id, id, status)
 on conflict do nothing
 
--- name: update_posted!
-update ledger_accounts as a
-set debits_posted = new.debits_posted, credits_posted = new.credits_posted
-from unnest(:customer_ids::uuid[], :ids::uuid[], :debits_posted::numeric[], :credits_posted::numeric[])
-    as new (customer_id, id, debits_posted, credits_posted)
-where a.customer_id = new.customer_id and a.id = new.id
+-- name: update_posted
+-- Gives the places that somebody should look at: where a wallet (1) or arrears (2) have come to their alarm, or something came in or was
+-- taken back, from what was granted (4) or exchanged (6).
+with moved as (
+    update ledger_accounts as a
+    set debits_posted = new.debits_posted, credits_posted = new.credits_posted
+    from unnest(:customer_ids::uuid[], :ids::uuid[], :debits_posted::numeric[], :credits_posted::numeric[])
+        as new (customer_id, id, debits_posted, credits_posted)
+    where a.customer_id = new.customer_id and a.id = new.id
+    returning a.customer_id, a.ledger, a.code, a.credits_posted - a.debits_posted as sum, a.alarm_at
+)
+select distinct customer_id, ledger from moved where code in (4, 6) or (code in (1, 2) and sum <= alarm_at)
 
--- name: update_accounts!
-update ledger_accounts as a
-set flags = new.flags, debits_pending = new.debits_pending, debits_posted = new.debits_posted, credits_pending = new.credits_pending,
-    credits_posted = new.credits_posted
-from unnest(
-    :customer_ids::uuid[], :ids::uuid[], :flags::smallint[], :debits_pending::numeric[], :debits_posted::numeric[],
-    :credits_pending::numeric[], :credits_posted::numeric[]
-) as new (customer_id, id, flags, debits_pending, debits_posted, credits_pending, credits_posted)
-where a.customer_id = new.customer_id and a.id = new.id
+-- name: update_accounts
+-- As before, where something is reserved too.
+with moved as (
+    update ledger_accounts as a
+    set flags = new.flags, debits_pending = new.debits_pending, debits_posted = new.debits_posted,
+        credits_pending = new.credits_pending, credits_posted = new.credits_posted
+    from unnest(
+        :customer_ids::uuid[], :ids::uuid[], :flags::smallint[], :debits_pending::numeric[], :debits_posted::numeric[],
+        :credits_pending::numeric[], :credits_posted::numeric[]
+    ) as new (customer_id, id, flags, debits_pending, debits_posted, credits_pending, credits_posted)
+    where a.customer_id = new.customer_id and a.id = new.id
+    returning a.customer_id, a.ledger, a.code, a.credits_posted - a.debits_posted as sum, a.alarm_at
+)
+select distinct customer_id, ledger from moved where code in (4, 6) or (code in (1, 2) and sum <= alarm_at)

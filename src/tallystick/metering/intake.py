@@ -7,10 +7,12 @@ measurement is durable, counted and, if it has a price, charged; one that was kn
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -19,7 +21,7 @@ from psycopg import AsyncConnection
 
 from tallystick.database.queries import Queries, UuidArray, array
 from tallystick.kernel.clock import Clock
-from tallystick.kernel.ids import derived_id, measurement_key
+from tallystick.kernel.ids import NIL, derived_id, measurement_key
 from tallystick.kernel.money import EXACT
 from tallystick.ledger.wallets import Movement, Wallets, usage_id
 from tallystick.metering.blocking import BLOCKED
@@ -44,6 +46,8 @@ from tallystick.pricing.model import Price
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
+_NO_PRICE = str(NIL)
+
 ROWS_AT_ONCE = 1_000
 """So many rows are written to the database before others get their turn."""
 
@@ -62,11 +66,25 @@ class Recorded(msgspec.Struct):
         self.directory.counters.put(self.counters)
 
 
+class Listener(Protocol):
+    """Who hears of totals without a price that have no measurements but those of this transaction: usage waits."""
+
+    async def usage_waits(self, conn: AsyncConnection, totals: Sequence[TotalKey]) -> None: ...
+
+
 class Intake:
     """Records batches. Works in the caller's transaction."""
 
-    def __init__(self, clock: Clock, zone: ZoneInfo, directories: Directories, wallets: Wallets) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        zone: ZoneInfo,
+        directories: Directories,
+        wallets: Wallets,
+        listener: Listener | None = None,
+    ) -> None:
         self._clock = clock
+        self._listener = listener
         self._zone = zone
         self._directories = directories
         self._wallets = wallets
@@ -275,8 +293,13 @@ class Intake:
                 "measurements": array(len(groups[key]) for key in keys),
             },
         )
+        rows = await cursor.fetchall()
+        without_price = [row for row in rows if row[2] == _NO_PRICE]
+        if without_price and self._listener is not None:
+            new = [row[:5] for row in without_price if row[6] == len(groups[row[:5]])]
+            await self._listener.usage_waits(conn, new)
         subtract = EXACT.subtract
-        return [(subtract(row[5], sums[row[:5]]), groups[row[:5]]) for row in await cursor.fetchall()]
+        return [(subtract(row[5], sums[row[:5]]), groups[row[:5]]) for row in rows]
 
     async def _store(self, conn: AsyncConnection, fresh: list[Entry], now: datetime) -> None:
         if not fresh:

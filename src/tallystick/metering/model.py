@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 
@@ -28,6 +29,19 @@ class Measurement(msgspec.Struct, frozen=True, gc=False):
     unit_price: Decimal | None = None  # asset units per unit of usage; only a dynamic price looks at it
 
 
+class Sender(msgspec.Struct, frozen=True):
+    """For whom usage comes, if not for everybody: a customer, by id and key, and perhaps an agent, by id and e-mail."""
+
+    customer_id: UUID
+    customer: str
+    agent_id: UUID | None = None
+    agent_email: str | None = None
+
+    def is_agent(self, named: str) -> bool:
+        """Whether usage that names this agent means the one who sends it: by id, or by e-mail in whatever case."""
+        return named.lower() in (str(self.agent_id), (self.agent_email or "").lower())
+
+
 class Unreadable(msgspec.Struct, frozen=True, gc=False):
     """A piece of input that could not be read: kept as it came, with the reason.
 
@@ -41,6 +55,8 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
     detail: str
     reader: str | None = None
     """Which reader understands ``raw`` once it is mended; ``None``: the one of the batch's source."""
+    sender: Sender | None = None
+    """For whom alone it may be recorded; ``None``: for everybody."""
 
 
 class Batch(msgspec.Struct, frozen=True):

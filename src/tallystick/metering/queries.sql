@@ -60,7 +60,7 @@ from unnest(
 on conflict (customer_id, period, price_id, meter, kind) do update set
     quantity = usage_totals.quantity + excluded.quantity,
     measurements = usage_totals.measurements + excluded.measurements
-returning customer_id::text, period::text, price_id::text, meter, kind, quantity
+returning customer_id::text, period::text, price_id::text, meter, kind, quantity, measurements
 
 -- name: copy_measurements!
 copy measurements (

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -60,6 +61,12 @@ _SQL = Queries(Path(__file__).with_name("readings.sql"))
 _log = structlog.get_logger()
 
 
+class Listener(Protocol):
+    """Who hears of readings that were not complete, in the transaction that says so."""
+
+    async def reading_failed(self, conn: Connection, reading: Reading) -> None: ...
+
+
 class Readings:
     """Takes readings, and lists them. Opens transactions of its own, as the intake does."""
 
@@ -73,6 +80,7 @@ class Readings:
         sources: Iterable[Source] = (),
         *,
         interval: timedelta = HOUR,
+        listener: Listener | None = None,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -81,6 +89,7 @@ class Readings:
         self._customers = customers
         self._sources = {check_key(source.key, "source"): source for source in sources}
         self._interval = interval
+        self._listener = listener
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
@@ -225,6 +234,8 @@ class Readings:
                 }
                 await conn.execute(_SQL.end, parameters)
             reading = await self.get(conn, reading_id)
+            if stands is not before and stands.state != "complete" and self._listener is not None:
+                await self._listener.reading_failed(conn, reading)
         total = reading.total
         _log.info(
             "reading.ended",

@@ -22,6 +22,7 @@ from tallystick.kernel.text import check_key, check_text
 from tallystick.metering import quarantine
 from tallystick.metering.model import Batch, Measurement, Unreadable
 from tallystick.metering.quarantine import Quarantined
+from tallystick.metering.senders import limited
 from tallystick.metering.service import IntakeQueue
 from tallystick.metering.sources import cloud_events, line_protocol, prometheus
 from tallystick.metering.sources.line_protocol import MAX_NATURAL_KEY_CHARACTERS
@@ -102,7 +103,7 @@ async def _replay_piece(intake: IntakeQueue, readers: dict[str, PieceReader], pi
     if reader is None:
         return Replayed(piece.id, False, 0, 0, "unknown_source", f"nothing reads what came from {piece.source!r}")
     try:
-        batch = reader(piece)
+        batch = limited(reader(piece), piece.sender)
     except TallyError as error:
         return Replayed(piece.id, False, 0, 0, error.code, error.detail)
     # What is still unreadable waits here already; only what could be read goes in.

@@ -38,9 +38,11 @@ from tallystick.ledger.tigerbeetle.promises import Lag
 from tallystick.metering.pulls import Pulls
 from tallystick.metering.service import IntakeQueue
 from tallystick.metering.sources.prometheus import Reader
+from tallystick.notices.service import count_of
 from tallystick.operations.health import PATIENCE_SECONDS, Lagging, Reached
 from tallystick.operations.traffic import Traffic
 from tallystick.outbox import service as outbox
+from tallystick.outbox.webhooks import queue as webhooks
 
 _SQL = Queries(Path(__file__).with_name("metrics.sql"))
 
@@ -174,6 +176,32 @@ def outbox_lag(clock: Clock, broker: Reached | None) -> Source:
         ]
 
     return source
+
+
+def webhook_lag() -> Source:
+    """How many webhooks there are, and how much waits for those that are told."""
+
+    async def source(conn: Connection) -> list[Metric]:
+        lag = await webhooks.lag(conn)
+        endpoints = GaugeMetricFamily("tallystick_webhooks", "Webhooks, by state.", labels=["state"])
+        for state, count in (await webhooks.count_endpoints(conn)).items():
+            endpoints.add_metric([state], count)
+        waiting = f"Deliveries that wait, up to {webhooks.MAX_COUNTED}."
+        return [
+            endpoints,
+            _gauge("tallystick_webhook_lag_seconds", "Age of the oldest delivery that waits.", lag.oldest_seconds),
+            _gauge("tallystick_webhook_waiting_deliveries", waiting, lag.waiting),
+        ]
+
+    return source
+
+
+async def notice_counts(conn: Connection) -> list[Metric]:
+    """What was raised and has not reached anybody."""
+    family = GaugeMetricFamily("tallystick_notices", "Notices that nobody has got, by state.", labels=["state"])
+    for state, count in (await count_of(conn, ("waiting", "failed", "unaddressed"))).items():
+        family.add_metric([state], count)
+    return [family]
 
 
 class _Families(Collector):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
-from tallystick.customers.agents import Agent, Agents
+from tallystick.customers.agents import Agent, Agents, NewAgent, check_new
 from tallystick.customers.model import Customer, CustomerChange, NewCustomer
 from tallystick.customers.service import Customers
 from tallystick.database.queries import Queries, UuidArray
 from tallystick.kernel.clock import Clock
+from tallystick.kernel.errors import TallyError
 from tallystick.kernel.ids import derived_id, new_id
 from tallystick.metering.blocking import Blocking
 from tallystick.outbox.catalogue import (
     ACCOUNT_CHANGED,
-    ACCOUNT_CREATED,
     ACCOUNT_DELETED,
     AGENT_BLOCKED,
     AGENT_CHANGED,
@@ -56,15 +56,11 @@ class Accounts:
         """Creates a customer; raises as ``Customers.create`` does."""
         if new.payer is not None:  # who must go on paying for itself until this customer is there
             await self._pricing.enter(conn)
-        customer = await self._customers.create(conn, new, customer_id)
-        event = self._named(ACCOUNT_CREATED, Subject.of(customer), _account(customer), customer.id)
-        await self._outbox.tell(conn, [event])
-        return customer
+        return await self._customers.create(conn, new, customer_id)  # which tells (``facts``)
 
     async def change(self, conn: AsyncConnection, key: str, change: CustomerChange) -> Customer:
         """Changes what is given of a customer; raises as ``Customers.change`` does."""
-        before = await self._customers.get(conn, key)
-        customer = await self._customers.change(conn, key, change)
+        before, customer = await self._customers.change(conn, key, change)
         if customer != before:
             data = {**_account(customer), "before": {"region": before.region, "vip": before.vip}}
             await self._outbox.tell(conn, [self._unnamed(ACCOUNT_CHANGED, Subject.of(customer), data)])
@@ -78,11 +74,25 @@ class Accounts:
         """Deletes all customers and agents. Their ledgers stay."""
         await self._delete(conn, None)
 
-    async def create_agent(self, conn: AsyncConnection, account_id: UUID, email: str, name: str) -> Agent:
-        """Creates an agent of a customer; raises as ``Agents.create`` does."""
-        agent = await self._agents.create(conn, account_id, email, name)
-        await self._tell_of(conn, AGENT_CREATED, agent, agent.id)
-        return agent
+    async def create_agents(
+        self, conn: AsyncConnection, new: Mapping[UUID, NewAgent]
+    ) -> dict[UUID, Agent | TallyError]:
+        """Creates agents under these ids, or says why not, as ``Agents.admit``."""
+        answers = await self._agents.admit(conn, new)
+        agents = [answer for answer in answers.values() if isinstance(answer, Agent)]
+        subjects = await _subjects(conn, {agent.customer_id for agent in agents})
+        events = (self._named(AGENT_CREATED, subjects[agent.customer_id], _agent(agent), agent.id) for agent in agents)
+        await self._outbox.tell(conn, events)
+        return answers
+
+    async def create_agent(self, conn: AsyncConnection, customer_id: UUID, email: str, name: str) -> Agent:
+        """Creates an agent of a customer. Raises ``InvalidInput``, ``EmailTaken``, ``NotFound``."""
+        new = NewAgent(customer_id, email, name)
+        check_new(new)
+        (answer,) = (await self.create_agents(conn, {uuid4(): new})).values()
+        if isinstance(answer, TallyError):
+            raise answer
+        return answer
 
     async def change_agent(self, conn: AsyncConnection, agent_id: UUID, email: str | None, name: str | None) -> Agent:
         """Changes what is given of an agent; raises as ``Agents.change`` does."""
@@ -106,9 +116,7 @@ class Accounts:
         """Deletes all agents of all customers."""
         await self._pricing.change(conn)
         agents = await self._agents.delete_all(conn, None)
-        ids = UuidArray({agent.customer_id for agent in agents})
-        rows = await (await conn.execute(_SQL.subjects, {"ids": ids})).fetchall()
-        subjects = {subject.id: subject for subject in (Subject(*row) for row in rows)}
+        subjects = await _subjects(conn, {agent.customer_id for agent in agents})
         await self._outbox.tell(conn, (self._agent_deleted(agent, subjects[agent.customer_id]) for agent in agents))
 
     async def block(self, conn: AsyncConnection, agent_id: UUID) -> Agent:
@@ -173,6 +181,11 @@ class Accounts:
 async def _subject(conn: AsyncConnection, customer_id: UUID) -> Subject:
     ((*subject,),) = await (await conn.execute(_SQL.subject, {"id": customer_id})).fetchall()
     return Subject(*subject)
+
+
+async def _subjects(conn: AsyncConnection, ids: Collection[UUID]) -> dict[UUID, Subject]:
+    rows = await (await conn.execute(_SQL.subjects, {"ids": UuidArray(ids)})).fetchall()
+    return {subject.id: subject for subject in (Subject(*row) for row in rows)}
 
 
 def _account(customer: Customer) -> dict[str, Any]:

@@ -24,8 +24,9 @@ CLOUD_EVENT: Final = "application/cloudevents+json"
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message; how it is sent is the publisher's business."""
+    """One message that tells of an event; how it is sent is the publisher's business."""
 
+    event: Event
     exchange: str
     routing_key: str
     content_type: str
@@ -34,11 +35,11 @@ class Outgoing:
 
 def messages(event: Event) -> list[Outgoing]:
     """What is sent for an event: a CloudEvent and, if the account management told it already, that too."""
-    sent = [Outgoing(EVENTS, routing_key(event), CLOUD_EVENT, msgspec.json.encode(cloud_event(event)))]
+    sent = [Outgoing(event, EVENTS, routing_key(event), CLOUD_EVENT, msgspec.json.encode(cloud_event(event)))]
     known = CATALOGUE.get(event.type)
     if known is not None and known.original is not None:
         key = known.original.format(region=event.subject.region, standing=_standing(event))
-        sent.append(Outgoing(ORIGINAL, key, "text/plain", str(event.data["id"]).encode()))
+        sent.append(Outgoing(event, ORIGINAL, key, "text/plain", str(event.data["id"]).encode()))
     return sent
 
 
@@ -49,13 +50,14 @@ def routing_key(event: Event) -> str:
 
 def cloud_event(event: Event) -> dict[str, Any]:
     """The event in the structured mode of CloudEvents 1.0; region and vip are extensions."""
+    subject = {"subject": event.subject.key} if event.subject.key else {}  # it must not be empty
     return {
         "specversion": "1.0",
         "id": str(event.id),
         "source": SOURCE,
         "type": TYPE_PREFIX + event.type,
         "time": _instant(event.at),
-        "subject": event.subject.key,
+        **subject,
         "region": event.subject.region,
         "vip": event.subject.vip,
         "datacontenttype": "application/json",

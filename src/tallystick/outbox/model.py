@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from tallystick.customers.model import Customer, Region
+from tallystick.kernel.ids import NIL
 
 
 class Subject(NamedTuple):
@@ -16,12 +17,16 @@ class Subject(NamedTuple):
 
     id: UUID
     key: str
-    region: Region
+    region: Region | Literal["all"]
     vip: bool
 
     @classmethod
     def of(cls, customer: Customer) -> Subject:
         return cls(customer.id, customer.key, customer.region, customer.vip)
+
+
+EVERYBODY: Final = Subject(NIL, "", "all", vip=False)
+"""Of an event that concerns no customer in particular; it has no subject then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from tallystick.database.pool import Pool, open_pool
 from tallystick.outbox.broker import declare_topic, pause
-from tallystick.outbox.messages import EVENTS, ORIGINAL, Outgoing, messages
-from tallystick.outbox.model import Event
+from tallystick.outbox.confirmed import publish
+from tallystick.outbox.messages import EVENTS, ORIGINAL, messages
 from tallystick.outbox.service import finish, take
 
 AT_ONCE: Final = 500
@@ -26,9 +26,6 @@ CONFIRM_SECONDS: Final = 30
 
 EXCHANGES: Final = {EVENTS: True, ORIGINAL: False}
 """Where it publishes, and whether that survives the broker; the original never did, and its clients say so too."""
-
-PERSISTENT: Final = 2
-"""The delivery mode of messages that a broker keeps on disk."""
 
 _log = structlog.get_logger()
 
@@ -62,32 +59,11 @@ async def _publish_some(pool: Pool, channel: aiormq.Channel) -> int:
         events = await take(conn, AT_ONCE)
         if not events:
             return 0
-        async with asyncio.timeout(CONFIRM_SECONDS), asyncio.TaskGroup() as sending:
-            for event in events:  # the tasks begin in this order, and queue for the connection in it
-                for message in messages(event):
-                    sending.create_task(_send(channel, event, message))
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            await publish(channel, [message for event in events for message in messages(event)])
         await finish(conn, events)
     _log.info("outbox.published", events=len(events))
     return len(events)
-
-
-async def _send(channel: aiormq.Channel, event: Event, message: Outgoing) -> None:
-    """Returns once the broker has it, whether anybody listens or not. Raises ``DeliveryError`` if it refuses it."""
-    await channel.basic_publish(
-        message.body,
-        exchange=message.exchange,
-        routing_key=message.routing_key,
-        properties=aiormq.spec.Basic.Properties(
-            content_type=message.content_type,
-            content_encoding="utf-8",
-            delivery_mode=PERSISTENT,
-            message_id=str(event.id),
-            timestamp=event.at,
-            message_type=event.type,
-            app_id="tallystick",
-        ),
-        wait=False,  # for the socket: the confirmation is what counts
-    )
 
 
 def _check_open(channel: AbstractChannel) -> None:

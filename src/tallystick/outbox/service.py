@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from tallystick.database.queries import Queries, UuidArray
 from tallystick.kernel.errors import TooLarge
 from tallystick.outbox.model import Event, Subject
+from tallystick.outbox.webhooks import queue as webhook_queue
 
 _SQL = Queries(Path(__file__).with_name("queries.sql"))
 
@@ -36,31 +37,49 @@ class Lag:
 
 
 class Outbox:
-    """Works in the caller's transaction, and never waits for the broker."""
+    """Works in the caller's transaction, and never waits for the broker, or for anybody else."""
 
     def __init__(self, *, is_on: bool) -> None:
-        """Without a broker nobody would ever take an event away, so none is written unless ``is_on``."""
-        self.is_on = is_on
+        """``is_on``: whether there is a broker. Without one nobody would ever take an event away that is for it."""
+        self._tells_broker = is_on
+        self.tells_webhooks = False
+        """Whether there are webhooks, as far as this process knows."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody is told anything at all. If not, to tell costs nothing."""
+        return self._tells_broker or self.tells_webhooks
 
     async def tell(self, conn: AsyncConnection, events: Iterable[Event]) -> None:
-        """Events, in their order, once the caller's transaction commits. Raises ``TooLarge`` for data without end."""
+        """Events, in their order, once the caller's transaction commits. Raises ``TooLarge`` for data without end.
+
+        The broker and each webhook have their own way through them: none of them can hold up the others.
+        """
         if not self.is_on:
             return
         rest = iter(events)
         while some := list(islice(rest, _AT_ONCE)):
-            await conn.execute(
-                _SQL.put,
-                {
-                    "customer_ids": UuidArray([event.subject.id for event in some]),
-                    "ids": UuidArray([event.id for event in some]),
-                    "types": [event.type for event in some],
-                    "ats": [event.at for event in some],
-                    "subjects": [event.subject.key for event in some],
-                    "regions": [event.subject.region for event in some],
-                    "vips": [event.subject.vip for event in some],
-                    "data": [_encoded(event) for event in some],
-                },
-            )
+            encoded = [_encoded(event) for event in some]
+            if self._tells_broker:
+                await _put(conn, some, encoded)
+            if self.tells_webhooks:
+                await webhook_queue.put(conn, some)
+
+
+async def _put(conn: AsyncConnection, events: Sequence[Event], encoded: Sequence[str]) -> None:
+    await conn.execute(
+        _SQL.put,
+        {
+            "customer_ids": UuidArray([event.subject.id for event in events]),
+            "ids": UuidArray([event.id for event in events]),
+            "types": [event.type for event in events],
+            "ats": [event.at for event in events],
+            "subjects": [event.subject.key for event in events],
+            "regions": [event.subject.region for event in events],
+            "vips": [event.subject.vip for event in events],
+            "data": encoded,
+        },
+    )
 
 
 async def take(conn: AsyncConnection, limit: int) -> list[Event] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -46,12 +46,19 @@ class ListedPrice:
     effective_until: datetime | None
 
 
+class Listener(Protocol):
+    """Who hears of new prices, in the transaction that adds them; ``customer_id`` is whose alone it is."""
+
+    async def price_changed(self, conn: AsyncConnection, customer_id: UUID | None, price: ListedPrice) -> None: ...
+
+
 class Pricing:
     """The catalogue. Works in the caller's transaction."""
 
-    def __init__(self, clock: Clock, customers: Customers) -> None:
+    def __init__(self, clock: Clock, customers: Customers, listener: Listener | None = None) -> None:
         self._clock = clock
         self._customers = customers
+        self._listener = listener
 
     async def enter(self, conn: AsyncConnection) -> int:
         """The catalogue's version, which cannot change until this transaction ends."""
@@ -111,7 +118,10 @@ class Pricing:
                 f"a price of meter {new.meter!r}, kind {new.kind!r} starts at {new.effective_from.isoformat()} already",
                 field="effective_from",
             )
-        return await self.get(conn, price_id)
+        price = await self.get(conn, price_id)
+        if self._listener is not None:
+            await self._listener.price_changed(conn, customer_id, price)
+        return price
 
     async def create_version(self, conn: AsyncConnection, new: NewPrice) -> ListedPrice:
         """As ``create``, for who must not price the past anew; asked for what stands already, it answers that.

@@ -20,7 +20,7 @@ from tallystick.customers.service import EmailTaken
 from tallystick.kernel.errors import NotFound, TallyError
 from tallystick.service import Service
 from tallystick.web.details import details
-from tallystick.web.native import Serving, transaction
+from tallystick.web.native import Serving, statement, transaction
 from tallystick.web.routes import ExactRoute
 from tallystick.web.values import Key
 
@@ -138,7 +138,7 @@ async def list_accounts(service: Serving, page: PageNumber = 1, size: PageSize =
 @router.get("/accounts/{account_id}", responses=_refuses(404))
 async def get_account(account_id: UUID, service: Serving) -> AccountShown:
     """One account."""
-    async with transaction(service) as conn:
+    async with statement(service) as conn:
         return _account(await _account_of(service, conn, account_id))
 
 
@@ -148,8 +148,7 @@ async def create_account(body: NewAccount, service: Serving) -> AccountShown:
     account_id = uuid4()
     new = NewCustomer(str(account_id), body.name, body.email, region=body.region, vip=body.vip)
     try:
-        async with transaction(service) as conn:
-            return _account(await service.accounts.create(conn, new, account_id))
+        return _account(await service.admissions.account(new, account_id))
     except EmailTaken:
         raise BadAccount("E-mail already used", field="email") from None
 
@@ -217,7 +216,7 @@ async def list_agents(service: Serving, page: PageNumber = 1, size: PageSize = D
 @router.get("/accounts/{account_id}/agents/{agent_id}", responses=_refuses(404))
 async def get_agent(account_id: UUID, agent_id: UUID, service: Serving) -> AgentShown:
     """One agent of an account."""
-    async with transaction(service) as conn:
+    async with statement(service) as conn:
         return _agent(await _agent_of(service, conn, account_id, agent_id))
 
 
@@ -225,11 +224,11 @@ async def get_agent(account_id: UUID, agent_id: UUID, service: Serving) -> Agent
 async def create_agent(account_id: UUID, body: NewAgent, service: Serving) -> AgentShown:
     """Creates an agent of an account."""
     try:
-        async with transaction(service) as conn:
-            await _account_of(service, conn, account_id)
-            return _agent(await service.accounts.create_agent(conn, account_id, body.email, body.name))
+        return _agent(await service.admissions.agent(account_id, body.email, body.name))
     except EmailTaken:
         raise _email_used(body.email) from None
+    except NotFound:
+        raise _no_account(account_id) from None
 
 
 @router.put("/accounts/{account_id}/agents/{agent_id}", responses=_refuses(404))
@@ -269,7 +268,7 @@ async def erase_agents(service: Serving) -> Response:
 @router.post("/agents/find_agent/{email:key}", responses=_refuses(404))
 async def find_agent(email: Annotated[Key, Path()], service: Serving) -> AgentShown:
     """The agent with this e-mail, in whatever case it is written."""
-    async with transaction(service) as conn:
+    async with statement(service) as conn:
         try:
             return _agent(await service.agents.find(conn, email))
         except NotFound:
@@ -303,7 +302,7 @@ async def _account_of(service: Service, conn: AsyncConnection, account_id: UUID)
     try:
         return await service.customers.of_id(conn, account_id)
     except NotFound:
-        raise NotFound(f"Account {account_id} not found", field="account_id") from None
+        raise _no_account(account_id) from None
 
 
 async def _agent_of(service: Service, conn: AsyncConnection, account_id: UUID, agent_id: UUID) -> Agent:
@@ -320,6 +319,10 @@ async def _agents(service: Service, page: int, size: int, account_id: UUID | Non
     async with transaction(service) as conn:
         agents, total = await service.agents.page(conn, (page - 1) * size, size, account_id)
     return AgentPage(items=[_agent(agent) for agent in agents], total=total, page=page, size=size)
+
+
+def _no_account(account_id: UUID) -> NotFound:
+    return NotFound(f"Account {account_id} not found", field="account_id")
 
 
 def _no_agent(agent_id: UUID) -> NotFound:

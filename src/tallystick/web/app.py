@@ -17,6 +17,7 @@ from tallystick.web import (
     credits_service,
     docs,
     events,
+    native_agents,
     native_agreements,
     native_assets,
     native_catalogue,
@@ -25,7 +26,9 @@ from tallystick.web import (
     native_grants,
     native_holds,
     native_jobs,
+    native_keys,
     native_kinds,
+    native_notices,
     native_operations,
     native_postings,
     native_pulls,
@@ -34,6 +37,7 @@ from tallystick.web import (
     native_resources,
     native_test_clock,
     native_transactions,
+    native_webhooks,
     openstack_credits,
     operations_surface,
     platform_admin,
@@ -41,7 +45,8 @@ from tallystick.web import (
     platform_customers,
     prometheus,
 )
-from tallystick.web.edge import Edge, Gate
+from tallystick.web.edge import Edge
+from tallystick.web.gate import Gate
 from tallystick.web.problems import answer
 
 ROUTERS = (
@@ -54,6 +59,7 @@ ROUTERS = (
     native_catalogue.router,
     native_kinds.router,
     native_customers.router,
+    native_agents.router,
     native_resources.router,
     native_postings.router,
     native_postings.months,
@@ -65,10 +71,15 @@ ROUTERS = (
     native_readings.router,
     native_pulls.router,
     native_jobs.router,
+    native_keys.router,
     native_test_clock.router,
     native_assets.router,
     native_exchange.router,
     native_transactions.router,
+    native_webhooks.router,
+    native_notices.router,
+    native_notices.of_customers,
+    native_webhooks.of_customers,
     platform_billing.router,
     platform_admin.router,
     platform_customers.admin,
@@ -79,14 +90,24 @@ ROUTERS = (
 """The busiest first: routes are tried in this order."""
 
 
+EXPOSED = ("X-Request-ID", "Retry-After", "WWW-Authenticate")
+"""Headers of answers that pages of other origins may read."""
+
+
 def create_app(service: Service) -> FastAPI:
     """The application over an open service. Opening and closing the service is the caller's business."""
     settings = service.settings
-    middleware = [Middleware(Edge, traffic=service.traffic), Middleware(Gate, settings=settings, clock=service.clock)]
+    middleware = [
+        Middleware(Edge, traffic=service.traffic),
+        Middleware(Gate, settings=settings, clock=service.clock, directory=service.access.directory),
+    ]
     if origins := [origin.strip() for origin in settings.cors_allowed_origins.split(",") if origin.strip()]:
         # Outside the gate: a preflight carries no key.
         middleware.insert(
-            1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+            1,
+            Middleware(
+                CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
+            ),
         )
     app = FastAPI(
         title="Tallystick",

@@ -28,6 +28,7 @@ from tallystick.kernel.money import MAX_AMOUNT, MICROUNITS, format_amount, parse
 from tallystick.service import Service
 from tallystick.web.body import MalformedBody, is_json, read_body, validated
 from tallystick.web.details import details
+from tallystick.web.gate import caller_of
 from tallystick.web.native import Serving
 from tallystick.web.routes import ExactRoute, LeanRoute
 from tallystick.web.values import EXACT_NUMBER, IDEMPOTENCY_KEY, JsonNumber, Key, Remark, idempotency_key
@@ -114,6 +115,7 @@ async def open_account(request: Request) -> Response:
 async def balance(request: Request) -> Response:
     """What is left on an account."""
     user_id = (await _read(request, User)).user_id
+    caller_of(request).need_customer(user_id, "user_id")
     service: Service = request.app.state.service
     async with service.pool.connection() as conn:
         found = await service.customers.find(conn, [user_id])
@@ -139,6 +141,7 @@ async def top_up(request: Request) -> Response:
 async def bill(request: Request) -> Response:
     """Takes credits from an account: all of the amount, or nothing and 402."""
     body = await _read(request, Charge)
+    caller_of(request).need_customer(body.user_id, "user_id")
     amount = parse_amount(body.amount)
     left = await _carry_out(request, "bill", body, amount, body.description)
     return _json(

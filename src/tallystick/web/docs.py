@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tallystick.access.keys import Demand
+from tallystick.access.callers import Scope
 from tallystick.settings import Settings
-from tallystick.web.edge import demand_of
+from tallystick.web.gate import is_open
+from tallystick.web.permissions import PERMISSIONS
+from tallystick.web.problems import Surface, surface_of
 from tallystick.web.routes import LeanRoute
 
 PACKAGE = "fastapi_offline"
@@ -53,14 +55,6 @@ PAGE = """\
 """
 
 START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
-
-_SCHEMES = {
-    Demand.TOKEN: ("token",),
-    Demand.CUSTOMER_TOKEN: ("token",),
-    Demand.ACCOUNT_TOKEN: ("account_token",),
-    Demand.SECOND_FACTOR: ("account_token", "second_factor"),
-}
-"""What a caller shows where it is no key."""
 
 _TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
 
@@ -130,7 +124,23 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     }
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            demand = demand_of(settings, method.upper(), path)
-            if demand is not Demand.NOTHING:
-                operation["security"] = [{scheme: [] for scheme in _SCHEMES.get(demand, ("key",))}]
+            if security := _security(settings, method.upper(), path):
+                operation["security"] = security
     return document
+
+
+def _security(settings: Settings, method: str, path: str) -> list[dict[str, list[str]]]:
+    """What a caller shows, and which scope it must have; of several, one is enough."""
+    permission, surface = PERMISSIONS.of_route(method, path), surface_of(path)
+    if permission is None or permission.scope is None or is_open(settings, surface):
+        return []
+    scope = permission.scope
+    shown: list[tuple[str, ...]] = [("key",), ("token",)] if settings.oidc_issuer is not None else [("key",)]
+    match surface:
+        case Surface.ACCOUNTS:
+            shown = [("account_token", "second_factor")] if scope is Scope.WIPE else [("account_token",)]
+        case Surface.CREDITS_SERVICE:
+            shown = [("key",)]
+        case Surface.PLATFORM:
+            shown = [("token",), ("key",)]
+    return [{scheme: [str(scope)] for scheme in schemes} for schemes in shown]

@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tallystick.metering.model import Receipt
+from tallystick.metering.senders import limited
 from tallystick.metering.sources import cloud_events
 from tallystick.service import Service
 from tallystick.web.body import read_body
+from tallystick.web.gate import caller_of
 from tallystick.web.native import refusals
 from tallystick.web.problems import Refusal, Surface, say
 from tallystick.web.routes import LeanRoute
@@ -89,6 +91,7 @@ async def post_events(request: Request) -> Response:
         batch = cloud_events.read_binary(headers, body, now)
     else:
         batch = cloud_events.read(body, content_type, now, max_events=settings.max_events)
+    batch = limited(batch, caller_of(request).sender)
     receipt = await service.intake.submit(batch)
     if batch.unreadable and not batch.measurements:
         return _nothing_read(receipt)

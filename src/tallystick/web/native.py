@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 from psycopg import AsyncConnection
@@ -14,6 +15,7 @@ from starlette.requests import Request
 
 from tallystick.kernel.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tallystick.service import Service
+from tallystick.web.gate import caller_of
 from tallystick.web.problems import PROBLEM_JSON
 from tallystick.web.routes import ExactRoute
 
@@ -25,6 +27,10 @@ class Asked(BaseModel):
     """The body of a request. An unknown field is refused by name, because a misspelt one must not be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+LEFT_OUT: Any = None
+"""The default of a field that may be left out, but not be null."""
 
 
 class Shown(BaseModel):
@@ -76,3 +82,23 @@ async def transaction(service: Service) -> AsyncIterator[AsyncConnection]:
     """A connection inside a transaction that commits when the block ends well."""
     async with service.pool.connection() as conn, conn.transaction():
         yield conn
+
+
+@asynccontextmanager
+async def statement(service: Service) -> AsyncIterator[AsyncConnection]:
+    """A connection for one statement, which is its own transaction: one trip to the database instead of three."""
+    async with service.pool.connection() as conn:
+        yield conn
+
+
+async def payer_of(request: Request, service: Service, conn: AsyncConnection, key: str) -> tuple[str, UUID]:
+    """Key and id of whoever pays for a customer.
+
+    Raises ``NotFound``, and ``OtherCustomer`` if the caller stands for a customer that does not pay for itself: what
+    moves the payer's wallet is about others too.
+    """
+    customer = await service.customers.get(conn, key)
+    if customer.payer is None:
+        return customer.key, customer.id
+    caller_of(request).need_customer(customer.payer, "payer")
+    return customer.payer, (await service.customers.get(conn, customer.payer)).id

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Query
+from fastapi import Query, Response
 
-from tallystick.customers.model import Customer, NewCustomer
+from tallystick.customers.model import DEFAULT_REGION, Customer, CustomerChange, NewCustomer, Region
 from tallystick.kernel.calendar import Month, month_of, parse_month
+from tallystick.kernel.errors import NotFound
 from tallystick.kernel.money import format_amount, format_quantity
 from tallystick.ledger.rates import Display
 from tallystick.ledger.wallets import CreditPolicy, PostingPolicy
@@ -17,6 +18,7 @@ from tallystick.metering.charges import BEGINNING, END, Usage
 from tallystick.service import Service
 from tallystick.web.native import (
     DEFAULT_LIMIT,
+    LEFT_OUT,
     Asked,
     Cursor,
     DecimalText,
@@ -42,6 +44,17 @@ class CustomerAsked(Asked):
     payer: Key | None = None
     credit_policy: CreditPolicy = "postpaid"
     posting_policy: PostingPolicy = "immediate"
+    region: Region = DEFAULT_REGION
+    vip: bool = False
+
+
+class CustomerChanged(Asked):
+    """What is left out stays as it is."""
+
+    name: Text = LEFT_OUT
+    email: Text = LEFT_OUT
+    region: Region = LEFT_OUT
+    vip: bool = LEFT_OUT
 
 
 class CustomerShown(Shown):
@@ -53,6 +66,8 @@ class CustomerShown(Shown):
     payer: str | None
     credit_policy: CreditPolicy
     posting_policy: PostingPolicy
+    region: Region
+    vip: bool
     created_at: datetime
 
 
@@ -112,6 +127,23 @@ async def get_customer(key: Key, service: Serving) -> CustomerWithBalances:
         for balance in balances
     ]
     return _with_balances(customer, shown)
+
+
+@router.patch("/{key:key}", responses=refusals(404, 409, body=True))
+async def change_customer(key: Key, body: CustomerChanged, service: Serving) -> CustomerShown:
+    """Changes what is given of a customer. Its key, and what it used and paid, stay."""
+    async with transaction(service) as conn:
+        changed = await service.accounts.change(conn, key, CustomerChange(**body.model_dump(exclude_unset=True)))
+    return CustomerShown.model_validate(changed)
+
+
+@router.delete("/{key:key}", status_code=204, response_class=Response, responses=refusals(404))
+async def delete_customer(key: Key, service: Serving) -> None:
+    """Forgets a customer and its agents. The books keep what it used and paid, under its id, which names nobody."""
+    async with transaction(service) as conn:
+        customer = await service.customers.get(conn, key)
+        if not await service.accounts.delete(conn, customer.id):
+            raise NotFound(f"there is no customer {key!r}", field="key")
 
 
 def _with_balances(customer: Customer, balances: list[BalanceShown]) -> CustomerWithBalances:

@@ -6,16 +6,13 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from psycopg import AsyncConnection
 from pydantic import Field
 from starlette.requests import Request
 
-from tallystick.kernel.errors import NotFound
 from tallystick.kernel.ids import new_id
 from tallystick.kernel.money import format_amount, format_quantity
 from tallystick.ledger.exchange import Exchange, ExchangeOrder
 from tallystick.ledger.rates import parse_rate
-from tallystick.service import Service
 from tallystick.web.native import (
     DEFAULT_LIMIT,
     Asked,
@@ -25,6 +22,7 @@ from tallystick.web.native import (
     Listing,
     Serving,
     Shown,
+    payer_of,
     refusals,
     routes_of,
     transaction,
@@ -87,26 +85,21 @@ async def exchange(key: Key, body: ExchangeAsked, request: Request, service: Ser
 
 @router.get("/{key:key}/exchanges")
 async def list_exchanges(
-    key: Key, service: Serving, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+    key: Key, request: Request, service: Serving, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
 ) -> Listing[ExchangeShown]:
     """Exchanges between the wallets of whoever pays for a customer, newest first."""
     async with transaction(service) as conn:
-        page = await service.exchanges.page(conn, await _payer_id(service, conn, key), cursor, limit)
+        _, payer_id = await payer_of(request, service, conn, key)
+        page = await service.exchanges.page(conn, payer_id, cursor, limit)
     return Listing(items=[_shown(one, key) for one in page.items], next=page.next)
 
 
 @router.get("/{key:key}/exchanges/{exchange_id}")
-async def get_exchange(key: Key, exchange_id: UUID, service: Serving) -> ExchangeShown:
+async def get_exchange(key: Key, exchange_id: UUID, request: Request, service: Serving) -> ExchangeShown:
     """One exchange between the wallets of whoever pays for a customer."""
     async with transaction(service) as conn:
-        return _shown(await service.exchanges.get(conn, await _payer_id(service, conn, key), exchange_id), key)
-
-
-async def _payer_id(service: Service, conn: AsyncConnection, key: str) -> UUID:
-    found = await service.customers.find(conn, [key])
-    if key not in found:
-        raise NotFound(f"there is no customer {key!r}", field="key")
-    return found[key][1].id
+        _, payer_id = await payer_of(request, service, conn, key)
+        return _shown(await service.exchanges.get(conn, payer_id, exchange_id), key)
 
 
 def _shown(done: Exchange, key: str) -> ExchangeShown:

@@ -35,6 +35,7 @@ from tallystick.web.native import (
     Listing,
     Serving,
     Shown,
+    payer_of,
     refusals,
     routes_of,
     transaction,
@@ -124,24 +125,30 @@ async def grant(key: Key, body: GrantAsked, request: Request, service: Serving) 
 
 @router.get("/{key:key}/grants")
 async def list_grants(
-    key: Key, service: Serving, state: State = None, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+    key: Key,
+    request: Request,
+    service: Serving,
+    state: State = None,
+    cursor: Cursor = None,
+    limit: Limit = DEFAULT_LIMIT,
 ) -> Listing[GrantShown]:
     """Grants in the wallets of whoever pays for a customer, newest first, with what is left of each.
 
     Top-ups are grants too.
     """
     async with transaction(service) as conn:
-        payer_id = await _payer_id(conn, service, key)
+        _, payer_id = await payer_of(request, service, conn, key)
         page = await service.grants.page(conn, payer_id, state, cursor, limit)
         codes = await _codes(conn, service)
     return Listing(items=[_shown(standing, key, codes) for standing in page.items], next=page.next)
 
 
 @router.get("/{key:key}/grants/{grant_id}")
-async def get_grant(key: Key, grant_id: UUID, service: Serving) -> GrantShown:
+async def get_grant(key: Key, grant_id: UUID, request: Request, service: Serving) -> GrantShown:
     """One grant, with what is left of it."""
     async with transaction(service) as conn:
-        standing = await service.grants.get(conn, await _payer_id(conn, service, key), grant_id)
+        _, payer_id = await payer_of(request, service, conn, key)
+        standing = await service.grants.get(conn, payer_id, grant_id)
         return _shown(standing, key, await _codes(conn, service))
 
 
@@ -157,11 +164,6 @@ async def void_grant(key: Key, grant_id: UUID, request: Request, service: Servin
     standing = await service.grants.void(order)
     async with transaction(service) as conn:
         return _shown(standing, key, await _codes(conn, service))
-
-
-async def _payer_id(conn: AsyncConnection, service: Service, key: str) -> UUID:
-    await service.customers.get(conn, key)
-    return (await service.customers.find(conn, [key]))[key][1].id
 
 
 async def _codes(conn: AsyncConnection, service: Service) -> dict[int, str]:

@@ -26,6 +26,7 @@ from tallystick.ledger.hold_model import (
     SettleHold,
 )
 from tallystick.service import Service
+from tallystick.web.gate import caller_of
 from tallystick.web.native import (
     DEFAULT_LIMIT,
     Asked,
@@ -105,8 +106,9 @@ async def place_hold(key: Key, body: HoldAsked, request: Request, service: Servi
     """
     async with transaction(service) as conn:
         asset = await service.assets.get(conn, body.asset)
-        if body.agent is not None:
-            await refuse_blocked(conn, body.agent)
+        agent = caller_of(request).agent(body.agent)
+        if agent is not None:
+            await refuse_blocked(conn, agent)
     order = PlaceHold(
         id=new_id(service.clock.now()),
         customer=key,

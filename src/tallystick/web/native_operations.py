@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tallystick.kernel.errors import Overloaded
 from tallystick.metering.charges import ChargeId
 from tallystick.operations.health import Status
 from tallystick.operations.verify import snapshot
+from tallystick.web.gate import caller_of
 from tallystick.web.native import DecimalText, Serving, Shown, refusals
 from tallystick.web.routes import ExactRoute
 from tallystick.web.values import Key
@@ -103,8 +105,12 @@ class ChargeExplained(Shown):
 
 
 @router.get("/charges/{charge_id}", responses=refusals(404))
-async def explain_charge(charge_id: Annotated[str, Path(max_length=200)], service: Serving) -> ChargeExplained:
+async def explain_charge(
+    charge_id: Annotated[str, Path(max_length=200)], request: Request, service: Serving
+) -> ChargeExplained:
     """One charge explained, from the measurement through quantity, totals, price and arithmetic to the transfer."""
+    charge = ChargeId.parse(charge_id)
+    caller_of(request).need_customer_of_id(charge.customer_id)
     async with snapshot(service.pool) as conn:
-        explanation = await service.explain.charge(conn, ChargeId.parse(charge_id))
+        explanation = await service.explain.charge(conn, charge)
     return ChargeExplained.model_validate(explanation.as_json())

@@ -34,6 +34,7 @@ class PieceShown(Shown):
     source: str
     code: str
     detail: str
+    customer: str | None = Field(description="For whom alone it may be recorded, if a customer's key has sent it")
     size: int
     received_at: datetime
     replayed_at: datetime | None
@@ -112,6 +113,7 @@ def _facts(piece: Quarantined) -> dict[str, Any]:
         "source": piece.source,
         "code": piece.code,
         "detail": piece.detail,
+        "customer": piece.sender and piece.sender.customer,
         "size": len(piece.raw),
         "received_at": piece.received_at,
         "replayed_at": piece.replayed_at,

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Depends, Query
-from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -23,7 +22,17 @@ from tallystick.ledger.assets import Asset
 from tallystick.ledger.rates import Display
 from tallystick.ledger.wallets import Balance
 from tallystick.service import Service
-from tallystick.web.native import DEFAULT_LIMIT, Cursor, DecimalText, Limit, Listing, Serving, Shown, routes_of
+from tallystick.web.native import (
+    DEFAULT_LIMIT,
+    Cursor,
+    DecimalText,
+    Limit,
+    Listing,
+    Serving,
+    Shown,
+    payer_of,
+    routes_of,
+)
 from tallystick.web.native_assets import DisplayIn, RateOfDisplay, displayed, rate_of
 from tallystick.web.values import Instant, Key
 
@@ -126,7 +135,7 @@ async def transactions(
     if as_csv and cursor is not None:
         raise InvalidInput("cursor must be left out of a request for CSV: a file has all rows", field="cursor")
     async with service.pool.connection() as conn:
-        payer, payer_id = await _payer(service, conn, key)
+        payer, payer_id = await payer_of(request, service, conn, key)
         assets = await service.assets.all(conn)
         ledgers = None if asset is None else [(await service.assets.get(conn, asset)).ledger]
         codes = {one.ledger: code for code, one in assets.items()}
@@ -141,14 +150,16 @@ async def transactions(
 
 
 @router.get("/{key:key}/balances", response_model_exclude_unset=True)
-async def balances(key: Key, service: Serving, at: Instant | None = None, display: DisplayIn = None) -> StandingsShown:
+async def balances(
+    key: Key, request: Request, service: Serving, at: Instant | None = None, display: DisplayIn = None
+) -> StandingsShown:
     """What the wallet of whoever pays for a customer holds, by asset; or held at a past instant.
 
     With `display`, each sum also shows what it came to in that asset then.
     """
     instant = at or service.clock.now()
     async with service.pool.connection() as conn:
-        payer, payer_id = await _payer(service, conn, key)
+        payer, payer_id = await payer_of(request, service, conn, key)
         if at is None:
             assets = await service.assets.held(conn, payer_id)
             standings = await service.wallets.balances(conn, payer_id, assets)
@@ -162,14 +173,6 @@ async def balances(key: Key, service: Serving, at: Instant | None = None, displa
             shown_in = await service.display_rates.display(conn, codes, asset, instant)
     shown = [_standing(standing, assets, shown_in) for standing in standings]
     return StandingsShown(customer=key, payer=payer, at=instant, balances=shown)
-
-
-async def _payer(service: Service, conn: AsyncConnection, key: str) -> tuple[str, UUID]:
-    """Key and id of whoever pays for a customer. Raises ``NotFound``."""
-    customer = await service.customers.get(conn, key)
-    if customer.payer is None:
-        return customer.key, customer.id
-    return customer.payer, (await service.customers.get(conn, customer.payer)).id
 
 
 def _shown(transaction: Transaction, codes: Mapping[int, str]) -> TransactionShown:

@@ -23,10 +23,12 @@ from tallystick.kernel.ids import NIL
 from tallystick.kernel.money import format_amount
 from tallystick.kernel.text import check_text
 from tallystick.metering.model import Batch, Meter
+from tallystick.metering.senders import limited
 from tallystick.metering.sources import line_protocol
 from tallystick.pricing.functions import price_function
 from tallystick.service import Service
 from tallystick.web.body import exact_json, read_body
+from tallystick.web.gate import caller_of
 from tallystick.web.routes import LeanRoute
 from tallystick.web.values import JsonNumber
 
@@ -101,7 +103,7 @@ async def _record(request: Request) -> None:
     if precision not in line_protocol.NANOSECONDS:
         raise BadRequest(f"precision must be one of {', '.join(line_protocol.NANOSECONDS)}")
     batch = line_protocol.read(body, service.clock.now(), precision=precision, max_lines=settings.max_events)
-    batch = _of_whitelisted(batch, settings.whitelist)
+    batch = limited(_of_whitelisted(batch, settings.whitelist), caller_of(request).sender)
     await service.intake.submit(msgspec.structs.replace(batch, creates_meters=False))
 
 

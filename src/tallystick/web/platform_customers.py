@@ -25,7 +25,7 @@ from tallystick.ledger.wallets import Balance
 from tallystick.metering.charges import Usage
 from tallystick.metering.organizations import Organization
 from tallystick.service import Service
-from tallystick.web.edge import CUSTOMER_SEEN
+from tallystick.web.gate import caller_of
 from tallystick.web.native import DEFAULT_LIMIT, Asked, Cursor, DecimalText, Limit, Listing, Serving, Shown, transaction
 from tallystick.web.native_customers import MonthText
 from tallystick.web.platform_admin import PlatformPrice, platform_price
@@ -254,13 +254,13 @@ async def _seen(conn: AsyncConnection, service: Service, request: Request, name:
 
     Who may not see it is not told either whether it is there.
     """
-    seen: str | None = request.scope[CUSTOMER_SEEN]
-    if seen not in (None, name):
-        customer, own = await _find(conn, service, name), await _find(conn, service, seen)
-        if customer is None or customer != own:
-            raise MissingScope(READ_SCOPE)
-        return customer
-    return await _named(conn, service, name)
+    sender = caller_of(request).sender
+    if sender is None or sender.customer == name:
+        return await _named(conn, service, name)
+    customer = await _find(conn, service, name)
+    if customer is None or customer.id != sender.customer_id:
+        raise MissingScope(READ_SCOPE)
+    return customer
 
 
 async def _named(conn: AsyncConnection, service: Service, name: str) -> Customer:

@@ -54,18 +54,22 @@ OPENSTACK_PATHS = (
     "/metrics",
     "/logconfig",
 )
-PLATFORM_CUSTOMERS = "/customer"
-PLATFORM_PATHS = ("/admin", PLATFORM_CUSTOMERS)
+PLATFORM_PATHS = ("/admin", "/customer")
 """With all that is under them: what is for its administrators, and what is for its customers."""
 ACCOUNT_PATHS = ("/accounts", "/agents", "/dev")
 """With all that is under them; and ``/`` itself."""
-ERASING_PATHS = frozenset({"/accounts/clear", "/agents/clear", "/dev/erase_db"})
-"""What asks for a second factor."""
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 """What callers named may stand in a text, which no browser must take for a page."""
 
 _SENTENCES = {"Not Found": "there is nothing at this path", "Method Not Allowed": "this path does not take this method"}
 """What Starlette's own refusals say on native routes and on the platform's surface."""
+
+
+class Busy(Overloaded):
+    """Too much comes. Senders of Prometheus are told so with the one status on which each of them sends again."""
+
+    code = "busy"
+    status = 503
 
 
 class Surface(Enum):

@@ -18,11 +18,13 @@ from starlette.responses import Response
 
 from tallystick.kernel.errors import Overloaded
 from tallystick.metering.model import Receipt
+from tallystick.metering.senders import limited
 from tallystick.metering.sources.prometheus import V1, V2, Received, Version, decompress
 from tallystick.service import Service
 from tallystick.web.body import UnsupportedMedia, read_sent
+from tallystick.web.gate import caller_of
 from tallystick.web.native import refusals
-from tallystick.web.problems import Refusal, Surface, say
+from tallystick.web.problems import Busy, Refusal, Surface, say
 from tallystick.web.routes import LeanRoute
 
 MAX_NAMED_REJECTIONS: Final = 20
@@ -31,13 +33,6 @@ MAX_NAMED_REJECTIONS: Final = 20
 PROTOBUF: Final = "application/x-protobuf"
 
 router = APIRouter(prefix="/api/v1/prometheus", tags=["Usage"], route_class=LeanRoute)
-
-
-class Busy(Overloaded):
-    """Too much waits. Senders are told so with the one status on which each of them sends again."""
-
-    code = "busy"
-    status = 503
 
 
 _BODY = {
@@ -71,7 +66,7 @@ async def write(request: Request) -> Response:
     body = decompress(await read_sent(request, settings.max_body_bytes), settings.max_body_bytes)
     received = service.prometheus.read(body, version, settings.max_events)
     try:
-        receipt = await service.intake.submit(received.batch)
+        receipt = await service.intake.submit(limited(received.batch, caller_of(request).sender))
     except Overloaded as error:
         raise Busy(error.detail, retry_after_seconds=error.retry_after_seconds) from None
     headers = _written(received, receipt)

@@ -17,6 +17,7 @@ from tallystick.kernel.errors import InvalidInput
 from tallystick.kernel.money import parse_amount
 from tallystick.kernel.text import MAX_TEXT_CHARACTERS, check_key, check_text
 from tallystick.metering.charges import BEGINNING, END
+from tallystick.web.gate import caller_of
 
 MAX_REMARK_CHARACTERS = 1000
 
@@ -36,9 +37,16 @@ _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key under which this request may be sent again. Raises ``InvalidInput`` if it is empty or too long."""
+    """The key under which this request may be sent again. Raises ``InvalidInput`` if it is empty or too long.
+
+    Each customer's callers have keys of their own, which nobody else can use up: no header holds a line feed.
+    """
     key = request.headers.get(IDEMPOTENCY_KEY["name"])
-    return None if key is None else check_key(key, IDEMPOTENCY_KEY["name"])
+    if key is None:
+        return None
+    sender = caller_of(request).sender
+    check_key(key, IDEMPOTENCY_KEY["name"])
+    return key if sender is None else f"{sender.customer_id}\n{key}"
 
 
 def _checked(check: Callable[[Any], Any]) -> BeforeValidator:

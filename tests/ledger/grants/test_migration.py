@@ -60,6 +60,7 @@ async def fill(url: str) -> None:
         return Movement(UUID(int=number), payer, ledger, amount)
 
     async with await psycopg.AsyncConnection.connect(url) as conn:
+        await conn.execute("alter table ledger_accounts add column alarm_at numeric")  # which the ledger of today has
         for payer, key in ((ADA, "ada"), (BOB, "bob")):
             await conn.execute(
                 "insert into customers (id, key, credit_policy, created_at) values (%s, %s, %s, %s)",
@@ -77,3 +78,4 @@ async def fill(url: str) -> None:
             moves(8, 9), AccountCode.GRANTED, AccountCode.WALLET, TransferCode.GRANT, TransferFlags.PENDING
         )
         await wallets.post(conn, [[pending]], [moves(8, 9)])
+        await conn.execute("alter table ledger_accounts drop column alarm_at")

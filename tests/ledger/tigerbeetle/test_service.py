@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tallystick.billing.instructions import Instruction
+from tallystick.jobs.kinds import Run
+from tallystick.jobs.notices import WatchWallets
 from tallystick.kernel.ids import new_id
 from tallystick.ledger.contract import LedgerUnavailable
 from tallystick.ledger.tigerbeetle import delivery
 from tallystick.ledger.tigerbeetle.engine import TigerBeetleLedger
 from tallystick.ledger.wallets import InsufficientCredits
+from tallystick.notices.spending import Spending
 from tallystick.service import Service
 from tests.ledger.services import NOW, StartService
 from tests.ledger.tigerbeetle.server import CLUSTER_ID, Server
@@ -188,3 +192,17 @@ async def test_who_pays_is_changed_while_usage_is_on_its_way(service: Service) -
     await submit(service, measurement(org, 1))
     assert [(await balance(service, key)).used for key in (org, payer)] == [2 * CREDIT, 14 * CREDIT]
     await assert_books_hold(service)
+
+
+async def test_levels_of_balances_are_crossed_where_balances_are_kept_by_tigerbeetle(service: Service) -> None:
+    """Nobody sees balances while money moves: the job ``watch-balances`` follows the journal."""
+    watch = service.notices._watch
+    wallets = WatchWallets(service.pool, service.ledger, watch, Spending(service.clock, service.settings.zone, watch))
+    customer = await give_wallet(service, 100 * CREDIT)
+    await wallets.balances(Run(1, 1, {}))
+    await instruct(service, "bill", customer, 60 * CREDIT)
+    raised = "select threshold, balance from notices order by raised_at, threshold"
+    assert await fetch(service, raised) == []
+    for _ in range(2):  # the second look finds nothing new
+        await wallets.balances(Run(2, 1, {}))
+        assert await fetch(service, raised) == [(Decimal("0.5"), 40 * CREDIT)]

@@ -160,17 +160,25 @@ def _unreadable(index: int, raw: bytes, refusal: InvalidInput, strict: bool) -> 
 
 
 def read_binary(headers: Mapping[str, str], body: bytes, received_at: datetime) -> Batch:
-    """The measurement of an event in binary mode: attributes in ``ce-*`` headers, ``data`` as the body.
+    """The measurement of an event in the binary mode of HTTP: attributes in ``ce-*`` headers, ``data`` as the body.
+
+    Raises ``TooLarge`` as ``read`` does.
+    """
+    names = {name.lower(): value for name, value in headers.items()}
+    attributes = {name[3:]: _header_text(value) for name, value in names.items() if name.startswith("ce-")}
+    return read_attributes(attributes, body, received_at)
+
+
+def read_attributes(attributes: Mapping[str, str], data: bytes, received_at: datetime) -> Batch:
+    """The measurement of an event whose attributes and data came apart.
 
     It is read as the structured event that it stands for, and kept as such if it is unreadable, so that nothing of it
     is lost. Raises ``TooLarge`` as ``read`` does.
     """
-    names = {name.lower(): value for name, value in headers.items()}
-    attributes = {name[3:]: _header_text(value) for name, value in names.items() if name.startswith("ce-")}
-    members = [json.dumps(attributes).encode()[1:-1]] if attributes else []
-    content = body.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
+    members = [json.dumps(dict(attributes)).encode()[1:-1]] if attributes else []
+    content = data.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
     if content:
-        members.append(b'"data":' + content if _is_json(content) else b'"data_base64":"' + b64encode(body) + b'"')
+        members.append(b'"data":' + content if _is_json(content) else b'"data_base64":"' + b64encode(data) + b'"')
     return read(b"{" + b",".join(members) + b"}", "application/cloudevents+json", received_at)
 
 
