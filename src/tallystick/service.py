@@ -92,6 +92,7 @@ from tallystick.outbox.address import Address
 from tallystick.outbox.admissions import Admissions
 from tallystick.outbox.facts import Facts
 from tallystick.outbox.service import Outbox
+from tallystick.outbox.webhooks.courier import delivering
 from tallystick.outbox.webhooks.service import Webhooks
 from tallystick.pricing.service import Pricing
 from tallystick.settings import Settings
@@ -178,7 +179,7 @@ class Service:
         async with AsyncExitStack() as duties:
             if worker:
                 await self.pulls.begin()
-                await duties.enter_async_context(self.webhooks.delivered(self.pool))
+                await duties.enter_async_context(delivering(self.pool, self.webhooks))
             await duties.enter_async_context(self.webhooks.watched(self.pool))
             if self.messaging is not None:
                 await duties.enter_async_context(self.messaging.running())

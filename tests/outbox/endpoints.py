@@ -13,6 +13,7 @@ from tallystick.database.pool import Pool
 from tallystick.kernel.clock import TestClock
 from tallystick.outbox.model import Event, Subject
 from tallystick.outbox.service import Outbox
+from tallystick.outbox.webhooks.courier import delivering
 from tallystick.outbox.webhooks.queue import Claimed, claim
 from tallystick.outbox.webhooks.service import Delivery, Endpoint, NewEndpoint, Webhooks
 from tallystick.outbox.webhooks.territory import LOOPBACK, Territory
@@ -73,4 +74,4 @@ class Room:
 
     def delivering(self) -> AbstractAsyncContextManager[None]:
         """Meanwhile they are told."""
-        return self.webhooks.delivered(self.pool)
+        return delivering(self.pool, self.webhooks)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import structlog
@@ -15,8 +15,10 @@ import structlog
 from tallystick.database.pool import Pool
 from tallystick.outbox.webhooks import queue
 from tallystick.outbox.webhooks.queue import Claimed, Outcome
-from tallystick.outbox.webhooks.sender import Sender
 from tallystick.outbox.webhooks.service import Webhooks
+
+if TYPE_CHECKING:
+    from tallystick.outbox.webhooks.sender import Sender
 
 POLL_SECONDS: Final = 0.5
 """How long an event may lie while there is nothing else to do."""
@@ -43,6 +45,16 @@ LANES: Final = (Lane(failing=False, at_once=40, per_endpoint=5), Lane(failing=Tr
 """Endpoints that have failed last have a lane of their own: however many time out, they keep nobody else waiting."""
 
 CONNECTIONS: Final = sum(lane.at_once for lane in LANES)
+
+
+@asynccontextmanager
+async def delivering(pool: Pool, webhooks: Webhooks) -> AsyncIterator[None]:
+    """Meanwhile endpoints are told."""
+    # It loads a client of HTTP, which others can do without.
+    from tallystick.outbox.webhooks.sender import Sender
+
+    async with Sender.opened(webhooks.territory, CONNECTIONS) as sender, Courier(pool, webhooks).running(sender):
+        yield
 
 
 class Courier:

@@ -160,7 +160,7 @@ class Webhooks:
         self._clock = clock
         self._customers = customers
         self._outbox = outbox
-        self._territory = territory
+        self.territory = territory
         self._disable_after_days = disable_after_days
         self._has_made_one = False  # here; it is counted on before anybody can see it
 
@@ -187,16 +187,6 @@ class Webhooks:
             with suppress(asyncio.CancelledError):
                 await watching
 
-    @asynccontextmanager
-    async def delivered(self, pool: Pool) -> AsyncIterator[None]:
-        """Meanwhile they are told."""
-        # It loads a client of HTTP, which others can do without.
-        from tallystick.outbox.webhooks.courier import CONNECTIONS, Courier
-        from tallystick.outbox.webhooks.sender import Sender
-
-        async with Sender.opened(self._territory, CONNECTIONS) as sender, Courier(pool, self).running(sender):
-            yield
-
     async def _watch(self, pool: Pool) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -215,7 +205,7 @@ class Webhooks:
         parameters = {
             "id": endpoint_id,
             "customer_id": await self._customer_id(conn, new.customer),
-            "url": self._territory.check_url(new.url),
+            "url": self.territory.check_url(new.url),
             "types": check_types(new.types),
             "description": _checked_description(new.description),
             "secret": secret,
@@ -254,7 +244,7 @@ class Webhooks:
         await self.get(conn, endpoint_id, owner)
         parameters = {
             "id": endpoint_id,
-            "url": None if change.url is None else self._territory.check_url(change.url),
+            "url": None if change.url is None else self.territory.check_url(change.url),
             "types": None if change.types is None else check_types(change.types),
             "description": _checked_description(change.description),
             "disabled": None if change.state is None else change.state == "disabled",
