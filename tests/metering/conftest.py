@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
 
 from tallystick.kernel.clock import TestClock
+from tallystick.metering.readings import Readings
+from tallystick.metering.resources import Resources
 from tallystick.service import Service, open_service
 from tallystick.settings import Settings
 from tests.conftest import new_database
+from tests.doubles.sweepable import Sweepable
 from tests.metering.books import EMPTY, assert_books_hold
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
@@ -57,3 +61,13 @@ async def service(start_service: StartService) -> AsyncIterator[Service]:
     started = await start_service()
     yield started
     await assert_books_hold(started)
+
+
+def readings_of(service: Service, *sources: Sweepable, intake: Any = None) -> Readings:
+    resources = Resources(service.clock, service.customers)
+    return Readings(service.pool, service.clock, intake or service.intake, resources, service.customers, sources)
+
+
+@pytest.fixture
+def taken(service: Service) -> Readings:
+    return readings_of(service)
